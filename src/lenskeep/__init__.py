@@ -1,0 +1,1 @@
+"""Lenskeep keeps the right model running on every camera."""

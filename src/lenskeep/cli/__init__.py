@@ -1,0 +1,1 @@
+"""The command line: flat verbs for technicians, noun and verb for engineers."""

@@ -1,0 +1,661 @@
+"""Every way Lenskeep can say no, drawn as one tree by *who must act*.
+
+LenskeepError
+├── RequestError          the caller: a wrong word, an unknown name, no right to ask
+├── BundleError           whoever made the bundle; trying again does not help
+├── QualificationError    the bundle is authentic but unfit for this very device
+├── SlotError             the operator: a swap refused, nothing to go back to, a version that took itself back
+├── DeviceError           this box: disk, database, camera, a process that died
+├── PeerError             the other end: a daemon or a fleet server that does not answer as agreed
+└── ConfigError           the configuration file
+
+Rules. A class is a fault: its `code` is stable and never used for anything else, the first line of its docstring is
+its title, the rest is what `lenskeep explain CODE` prints, and `hint` is the one next step for the person in front of
+the device. The message given at the raise names the subject and what remained unchanged. Codes are grouped: 10xx
+service, 11xx requests, 20xx camera, 30xx runtime, 40xx trust, 50xx storage, 60xx time, 61xx keys, 70xx sync,
+80xx gates, 81xx rollback. Nothing here knows HTTP or exit codes; two tables elsewhere map them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import ClassVar
+
+
+class LenskeepError(Exception):
+    """Something went wrong inside Lenskeep.
+
+    The daemon met a condition that nobody foresaw. The cameras keep running in their own processes.
+    """
+
+    code: ClassVar[str] = "LK-1000"
+    hint: str = "Run `lenskeep bugreport` or `lenskeep logs --faults` and pass the text on."
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message or self.title())
+        if hint is not None:
+            self.hint = hint
+
+    @classmethod
+    def title(cls) -> str:
+        """Say in one line what this kind of fault is."""
+        return inspect.getdoc(cls).splitlines()[0].rstrip(".")  # type: ignore[union-attr]
+
+    @classmethod
+    def explanation(cls) -> str:
+        """Say in plain words what happened and what it means."""
+        return "\n".join((inspect.getdoc(cls) or "").splitlines()[2:]).strip()
+
+
+# --- 11xx: the caller ----------------------------------------------------------------------------------------------
+
+
+class RequestError(LenskeepError):
+    """The request cannot be taken as it is.
+
+    A field is missing, has the wrong type, or asks for something that does not make sense. Nothing was changed.
+    """
+
+    code = "LK-1100"
+    hint = "Correct the value named in the message and ask again."
+
+
+class UnknownNameError(RequestError):
+    """Nothing here has that name.
+
+    The bundle, slot, camera, key or operation named in the request is not on this device.
+    """
+
+    code = "LK-1101"
+    hint = "List what is here: lenskeep models --all, lenskeep camera list, lenskeep keys list."
+
+
+class ConflictError(RequestError):
+    """Something else is in the way.
+
+    Another operation is running on the same slot, or the thing has changed since it was read. Nothing was changed.
+    """
+
+    code = "LK-1102"
+    hint = "Look at what is running with `lenskeep status`, then ask again."
+    retryable = True
+
+
+class NotSignedInError(RequestError):
+    """This action needs a sign-in.
+
+    Reading is open on the device itself; changing anything needs a token or an account in the right group.
+    """
+
+    code = "LK-1103"
+    hint = "Sign in with a token (`lenskeep token add` on the device makes one)."
+
+
+class NotPermittedError(RequestError):
+    """Your role may not do this.
+
+    The token or account is known, but its role is lower than the action asks for.
+    """
+
+    code = "LK-1104"
+    hint = "Ask somebody with the role named in the message."
+
+
+class PreconditionError(RequestError):
+    """The thing has changed since you looked at it.
+
+    The If-Match header names an older state than the one stored here. Nothing was changed.
+    """
+
+    code = "LK-1105"
+    hint = "Read it again, check that the change is still wanted, and send the new ETag."
+    retryable = True
+
+
+class IdempotencyError(RequestError):
+    """The same Idempotency-Key was used for a different request.
+
+    A key stands for one request; re-using it with another body would hide one of the two.
+    """
+
+    code = "LK-1106"
+    hint = "Use a new Idempotency-Key for a new request."
+
+
+# --- 40xx: the bundle's maker --------------------------------------------------------------------------------------
+
+
+class BundleError(LenskeepError):
+    """The bundle cannot be accepted.
+
+    The file itself is at fault; another try with the same file gives the same answer.
+    """
+
+    code = "LK-4000"
+    hint = "Ask the people who made the bundle for a new file and show them this message."
+
+
+class UnknownSignerError(BundleError):
+    """The bundle is signed by a key that this device does not trust.
+
+    The signature names a key that no administrator of this device has added. It may come from another site, from a
+    test key, or from a stranger.
+    """
+
+    code = "LK-4001"
+    hint = "If the signer is known to you, an administrator adds the key: lenskeep keys trust FILE --for NAME."
+
+
+class SignatureError(BundleError):
+    """The signature does not match the bundle.
+
+    The signature is malformed, or it was not made by the key that it names over these very bytes. The file was
+    altered after signing or the signing went wrong.
+    """
+
+    code = "LK-4002"
+    hint = "Copy the file again from its source; if it is refused again, have it signed anew."
+
+
+class SignerScopeError(BundleError):
+    """The signer may not sign this model name.
+
+    The key is trusted here, but for other model names only.
+    """
+
+    code = "LK-4003"
+    hint = "Have it signed by a key that is trusted for this name; see `lenskeep keys list`."
+
+
+class DigestMismatchError(BundleError):
+    """A file in the bundle differs from what was signed.
+
+    At least one byte changed between signing and here: a damaged stick, a broken download, or tampering.
+    """
+
+    code = "LK-4004"
+    hint = "Copy the file again from its source and compare; a damaged stick is the usual cause."
+
+
+class KeyRevokedError(BundleError):
+    """The bundle is signed by a key that was revoked here.
+
+    An administrator has withdrawn trust in this key on this device.
+    """
+
+    code = "LK-4005"
+    hint = "Have the bundle signed again with a current key: lenskeep bundle sign FILE --key KEY."
+
+
+class KeyExpiredError(BundleError):
+    """The signing key is outside its time of validity.
+
+    The key was trusted for a time that has ended or not begun. Running models are not affected.
+    """
+
+    code = "LK-4006"
+    hint = "Check the device's clock; if it is right, have the bundle signed with a current key."
+
+
+class BundleFormatError(BundleError):
+    """The file is not laid out as a Lenskeep bundle.
+
+    A bundle has one exact layout; this file departs from it, is cut short, or is another kind of file.
+    """
+
+    code = "LK-4010"
+    hint = "Check that the copy is complete and that it is a .lkb file made by `lenskeep bundle pack`."
+
+
+class LimitExceededError(BundleError):
+    """The bundle is larger than this device accepts.
+
+    A file, a name or a count is over the limit that protects the device.
+    """
+
+    code = "LK-4011"
+    hint = "Make the bundle smaller; the limits are in `lenskeep config get limits`."
+
+
+class ManifestError(BundleError):
+    """The bundle's description of itself is wrong.
+
+    `model.json` has an unknown or missing field, a value of the wrong kind, or contradicts the files beside it.
+    """
+
+    code = "LK-4012"
+    hint = "The maker checks it with: lenskeep bundle verify FILE; the message names the field."
+
+
+class VersionConflictError(BundleError):
+    """This version is already here with other content.
+
+    A version once released never changes. The file has a name and version that this device knows with a different
+    digest.
+    """
+
+    code = "LK-4013"
+    hint = "The maker gives the changed model a new version number."
+
+
+class ModelRefusedError(BundleError):
+    """The ONNX model contains something that is not run here.
+
+    Files outside the bundle, local functions, loops, unknown operators or sizes that lie are refused before the
+    model is ever loaded.
+    """
+
+    code = "LK-4020"
+    hint = "Export the model again with a static graph and without external data."
+
+
+# --- 80xx: the gates on this device --------------------------------------------------------------------------------
+
+
+class QualificationError(LenskeepError):
+    """The bundle is genuine but does not work on this device.
+
+    It was tried away from the line, in a process of its own, and did not pass. The running model is unchanged.
+    """
+
+    code = "LK-8000"
+    hint = "Show the report to the people who made the model: lenskeep check NAME@VERSION --json."
+
+
+class WrongOutputError(QualificationError):
+    """The model does not reproduce its golden outputs here.
+
+    The bundle carries pictures with the answers that its training framework gave. On this device the answers differ
+    by more than the agreed tolerance.
+    """
+
+    code = "LK-8001"
+    hint = "The likely cause is in the message; the maker corrects the export or the preprocessing block."
+
+
+class LatencyBudgetError(QualificationError):
+    """The model is too slow on this device.
+
+    Its 99th percentile over the measured frames is above the budget in its manifest.
+    """
+
+    code = "LK-8002"
+    hint = "Use a smaller or quantised model, or a budget that the line can really live with."
+
+
+class MemoryBudgetError(QualificationError):
+    """The model needs more memory than it may use here.
+
+    The trial went over the budget in the manifest, or there is not enough free memory to hold it beside the running one.
+    """
+
+    code = "LK-8003"
+    hint = "Use a smaller model or free memory on the device."
+
+
+class IncompatibleError(QualificationError):
+    """This device cannot run the bundle.
+
+    It asks for an operator set, a runtime version or an execution provider that is not here.
+    """
+
+    code = "LK-8004"
+    hint = "Export the model for what this device has; `lenskeep doctor` lists it."
+
+
+class ModelCrashedError(QualificationError):
+    """The model crashed while it was tried.
+
+    The trial process died by itself. It was separate from the line, so nothing else was touched.
+    """
+
+    code = "LK-8005"
+    hint = "Send the report to the people who made the model; do not retry on other devices."
+
+
+class ModelHungError(QualificationError):
+    """The model did not finish in its time.
+
+    Loading or running took longer than the limit of the trial, and the trial was ended.
+    """
+
+    code = "LK-8006"
+    hint = "Export the model without loops, or raise the trial limit if the model is truly that large."
+
+
+class UnusableOutputError(QualificationError):
+    """The model answers with numbers that mean nothing.
+
+    Its outputs contain NaN or infinity, or have a shape or type other than the manifest says.
+    """
+
+    code = "LK-8007"
+    hint = "The maker checks the export; half-precision overflow is the usual cause."
+
+
+class ProviderFallbackError(QualificationError):
+    """The model does not run on the processor that it asks for.
+
+    The execution provider that the manifest requires was not really used; the model would run slower than promised.
+    """
+
+    code = "LK-8008"
+    hint = "Install the provider on this device or ship a bundle that allows what is here."
+
+
+class DiskHeadroomError(QualificationError):
+    """There is not enough free disk for the prepared model.
+
+    The trial stores a copy of the model that is optimised for this device, and the disk is too full for it.
+    """
+
+    code = "LK-8009"
+    hint = "Free space: lenskeep models --all shows sizes, lenskeep remove NAME@VERSION removes one."
+
+
+# --- 81xx and slot -------------------------------------------------------------------------------------------------
+
+
+class SlotError(LenskeepError):
+    """The slot cannot do that now.
+
+    The slot is in a state in which this action has no meaning. Nothing was changed.
+    """
+
+    code = "LK-8100"
+    hint = "Look at the slot with `lenskeep status`."
+
+
+class SwapRefusedError(SlotError):
+    """The exchange did not take place.
+
+    The new version could not be loaded beside the running one in time. The running version went on without a gap.
+    """
+
+    code = "LK-8101"
+    hint = "Try again when the device is less busy; `lenskeep check NAME@VERSION` tells what it needs."
+    retryable = True
+
+
+class NothingToRollBackToError(SlotError):
+    """There is no previous version in this slot.
+
+    A slot knows the version before the active one only after its first exchange.
+    """
+
+    code = "LK-8102"
+    hint = "Activate a version by name: lenskeep models, then lenskeep activate NAME@VERSION."
+
+
+class ErrorRateGateError(SlotError):
+    """The new version failed on live frames and was taken back.
+
+    During probation too many frames ended in an error. The previous version is active again.
+    """
+
+    code = "LK-8103"
+    hint = "Send the report to the people who made the model."
+
+
+class LatencyGateError(SlotError):
+    """The new version was too slow on the line and was taken back.
+
+    During probation its 99th percentile was over the budget, or far over the previous version's.
+    """
+
+    code = "LK-8104"
+    hint = "Compare `lenskeep status` with the trial's report; heat or another program may be the cause."
+
+
+class OutcomeShiftGateError(SlotError):
+    """The new version judged very differently and was taken back.
+
+    During probation its share of NG or uncertain results moved further from the previous version's than allowed.
+    """
+
+    code = "LK-8105"
+    hint = "Check the parts on the line; if they really changed, activate again with --accept-risk=outcome-shift."
+
+
+class CrashedInProbationError(SlotError):
+    """The new version crashed on the line and was taken back.
+
+    The process that serves the slot died during probation. It was started again with the previous version.
+    """
+
+    code = "LK-8106"
+    hint = "Send the report to the people who made the model."
+
+
+class NotConfirmedError(SlotError):
+    """The trial ended without a confirmation and was taken back.
+
+    A version activated with --trial stays only if somebody confirms it in time.
+    """
+
+    code = "LK-8107"
+    hint = "Activate again and run `lenskeep confirm` before the time is over."
+
+
+class CrashLoopError(SlotError):
+    """The slot's process kept crashing, so the last good version was put back.
+
+    It died several times within a short time with the active version.
+    """
+
+    code = "LK-8108"
+    hint = "Look at `lenskeep logs --faults`; a damaged model, a bad stream or full memory are usual causes."
+
+
+class InUseError(SlotError):
+    """The version is in use and cannot be removed.
+
+    It is active, the one to go back to, or pinned in a slot.
+    """
+
+    code = "LK-8109"
+    hint = "Activate another version first, or unpin it."
+
+
+# --- this box ------------------------------------------------------------------------------------------------------
+
+
+class DeviceError(LenskeepError):
+    """This device has a problem.
+
+    The cause is in this box, not in the bundle or in what was asked.
+    """
+
+    code = "LK-5000"
+    hint = "Run `lenskeep doctor`."
+    retryable = True
+
+
+class StorageFullError(DeviceError):
+    """The disk is too full.
+
+    There is not enough free space to store this safely. What was half written has been removed.
+    """
+
+    code = "LK-5001"
+    hint = "Remove old versions with `lenskeep remove NAME@VERSION`, or free space on the disk."
+
+
+class RegistryCorruptError(DeviceError):
+    """The registry's database is damaged.
+
+    The slots run from their pointer files. History may be missing until the registry is repaired.
+    """
+
+    code = "LK-5002"
+    hint = "The damaged file was set aside next to the new one; import the bundles again from the stick."
+    retryable = False
+
+
+class BlobDamagedError(DeviceError):
+    """A stored file no longer matches its digest.
+
+    The disk returned other bytes than were stored. The file is not run.
+    """
+
+    code = "LK-5003"
+    hint = "Import the bundle again; if it happens twice, replace the disk or card."
+    retryable = False
+
+
+class StorageError(DeviceError):
+    """The disk refused to read or write.
+
+    The operating system reported an error for a file of the registry.
+    """
+
+    code = "LK-5004"
+    hint = "Check that the disk is mounted writable and healthy: lenskeep doctor."
+
+
+class ProcessFailedError(DeviceError):
+    """The process that serves the slot does not start.
+
+    It is started again with growing pauses.
+    """
+
+    code = "LK-3001"
+    hint = "Look at `lenskeep logs`."
+
+
+class InferenceError(DeviceError):
+    """A frame could not be judged.
+
+    The model raised an error for this frame. The result carries no verdict and is counted.
+    """
+
+    code = "LK-3002"
+    hint = "If it goes on, take the version back: lenskeep rollback."
+
+
+class CameraError(DeviceError):
+    """A camera has a problem.
+
+    The slot keeps trying to get pictures from it.
+    """
+
+    code = "LK-2000"
+    hint = "Check cable and power, then `lenskeep camera test`."
+
+
+class CameraMissingError(CameraError):
+    """The camera cannot be opened.
+
+    Nothing answers at the address in the configuration.
+    """
+
+    code = "LK-2001"
+    hint = "Check cable, power and address: lenskeep camera test NAME."
+
+
+class CameraLostError(CameraError):
+    """The camera stopped sending pictures.
+
+    It was running and then ended, was unplugged or the network broke. It is being opened again.
+    """
+
+    code = "LK-2002"
+    hint = "Check cable and power; it reconnects by itself."
+
+
+class CameraFrozenError(CameraError):
+    """The camera's picture is old.
+
+    The stream is open, but no new picture came within the allowed frame age. Old pictures are never judged.
+    """
+
+    code = "LK-2003"
+    hint = "Power-cycle the camera if it does not recover within a minute."
+
+
+class CameraFormatError(CameraError):
+    """The camera's picture has another size than configured.
+
+    The picture is not judged, because positions and thresholds were set for the configured size.
+    """
+
+    code = "LK-2004"
+    hint = "Set the camera back, or change width_px and height_px in the configuration."
+
+
+class ClockUntrustedError(DeviceError):
+    """The device's clock cannot be right.
+
+    It shows a time before this software was made or far ahead. Running models do not depend on it; validity of keys
+    is judged by the latest time known to be true.
+    """
+
+    code = "LK-6001"
+    hint = "Set the clock or connect the device to a time server."
+
+
+class KeyExpiresSoonError(DeviceError):
+    """A signing key will soon be outside its validity.
+
+    After that, new bundles signed with it are refused here. Running models go on.
+    """
+
+    code = "LK-6101"
+    hint = "Ask the publisher for the next key and add it: lenskeep keys trust FILE --for NAME."
+
+
+# --- the other end -------------------------------------------------------------------------------------------------
+
+
+class PeerError(LenskeepError):
+    """The other end did not answer as agreed.
+
+    The connection broke or the answer could not be read.
+    """
+
+    code = "LK-7000"
+    hint = "Try again; if it goes on, compare the versions of both ends."
+    retryable = True
+
+
+class DaemonUnreachableError(PeerError):
+    """The Lenskeep service does not answer.
+
+    Nothing listens at the control socket. The service may be stopped, starting, or on another address.
+    """
+
+    code = "LK-1001"
+    hint = "Start it: systemctl start lenskeep; then look at: journalctl -u lenskeep -n 20."
+
+
+class TimedOutError(PeerError):
+    """It takes longer than was waited for.
+
+    The operation goes on by itself on the device.
+    """
+
+    code = "LK-1002"
+    hint = "Follow it with: lenskeep op show ID."
+
+
+class ConfigError(LenskeepError):
+    """The configuration is wrong.
+
+    A key is unknown, missing or has a value that cannot be used. The configuration in force is unchanged.
+    """
+
+    code = "LK-1010"
+    hint = "Check the file with: lenskeep config validate FILE."
+
+
+def fault_book() -> dict[str, type[LenskeepError]]:
+    """Return every fault by its code; two classes with one code are a programmer's error."""
+    book: dict[str, type[LenskeepError]] = {}
+    waiting: list[type[LenskeepError]] = [LenskeepError]
+    while waiting:
+        fault = waiting.pop()
+        assert fault.code not in book or book[fault.code] is fault, f"{fault.code} is used twice"
+        book[fault.code] = fault
+        waiting.extend(fault.__subclasses__())
+    return dict(sorted(book.items()))
