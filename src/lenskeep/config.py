@@ -1,0 +1,172 @@
+"""The device's configuration: one TOML file into frozen structs, refused by name when a word in it is wrong.
+
+Rules. A key is written twice in all: in `config/device.toml` with its comment, and here with its type. No environment
+is read here; the roots pass what systemd gave them. A limit carries its unit in its name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from lenskeep.errors import ConfigError
+
+Positive = Annotated[float, Meta(gt=0)]
+Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+Count = Annotated[int, Meta(ge=1)]
+NatNumber = Annotated[int, Meta(ge=0)]
+PlaceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Device(_Section):
+    """[device]"""
+
+    name: Annotated[str, Meta(max_length=64)] = ""
+
+
+class Storage(_Section):
+    """[storage]"""
+
+    state_dir: str = ""
+    runtime_dir: str = ""
+    free_mb_min: NatNumber = 200
+    keep_versions: NatNumber = 5
+
+
+class Limits(_Section):
+    """[limits]"""
+
+    bundle_mb_max: Count = 4096
+
+
+class Control(_Section):
+    """[control]"""
+
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8417
+    anonymous_role: Literal["viewer", "none"] = "viewer"
+    group_role: Literal["viewer", "operator", "supervisor", "admin"] = "supervisor"
+    hosts: list[str] = []
+
+
+class Trial(_Section):
+    """[trial]"""
+
+    memory_mb_max: Count = 2048
+    cpu_s_max: Count = 120
+    wall_s_max: Count = 180
+    frames: Annotated[int, Meta(ge=10, le=10000)] = 100
+
+
+class Probation(_Section):
+    """[probation]"""
+
+    seconds: Positive = 60.0
+    frames_min: Count = 30
+    error_ratio_max: Ratio = 0.02
+    p99_ratio_max: Annotated[float, Meta(ge=1.0)] = 2.0
+    outcome_shift_max: Ratio = 0.30
+
+
+class MetricsRetention(_Section):
+    """[metrics]"""
+
+    minutes_days: Count = 1
+    quarters_days: Count = 7
+    hours_days: Count = 90
+
+
+class Slot(_Section):
+    """[[slot]]"""
+
+    name: PlaceName
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    memory_mb_max: NatNumber = 0
+    swap_deadline_s: Positive = 10.0
+    result_ring: Annotated[int, Meta(ge=100, le=10_000_000)] = 20000
+    crashes_max: Count = 3
+
+
+class Camera(_Section):
+    """[[camera]]"""
+
+    name: PlaceName
+    slot: PlaceName = "main"
+    source: Annotated[str, Meta(pattern=r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+")]
+    loop: bool = True
+    pace: Literal["realtime", "fast"] = "realtime"
+    fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
+    width_px: NatNumber = 0
+    height_px: NatNumber = 0
+    open_timeout_s: Positive = 5.0
+    read_timeout_s: Positive = 3.0
+    frame_age_max_s: Positive = 2.0
+
+
+class Config(_Section):
+    """The whole file."""
+
+    device: Device = Device()
+    storage: Storage = Storage()
+    limits: Limits = Limits()
+    control: Control = Control()
+    trial: Trial = Trial()
+    probation: Probation = Probation()
+    metrics: MetricsRetention = MetricsRetention()
+    slot: list[Slot] = []
+    camera: list[Camera] = []
+
+    def cameras_of(self, slot: str) -> list[Camera]:
+        """Return the cameras that look for one slot."""
+        return [camera for camera in self.camera if camera.slot == slot]
+
+
+def parse(text: str) -> Config:
+    """Read a configuration. Raises: ConfigError naming the key."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The file is not TOML: {error}.") from error
+    try:
+        config = msgspec.convert(raw, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_named(str(error))) from error
+    _check_places(config)
+    return config
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file. Raises: ConfigError, also when the file cannot be read."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+
+
+def _named(sentence: str) -> str:
+    """Turn msgspec's `$.a.b` path into the words of the file: `a.b: …`."""
+    text, separator, path = sentence.partition(" - at `$")
+    if not separator:
+        return f"{sentence}."
+    return f"{path.strip('`').lstrip('.').replace('[...]', '')}: {text}."
+
+
+def _check_places(config: Config) -> None:
+    for kind, names in (
+        ("slot", [slot.name for slot in config.slot]),
+        ("camera", [camera.name for camera in config.camera]),
+    ):
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"{kind}.name: {name!r} is used twice.")
+    known = {slot.name for slot in config.slot}
+    for camera in config.camera:
+        if camera.slot not in known:
+            raise ConfigError(f"camera.slot: camera {camera.name!r} names the slot {camera.slot!r}, which is not there.")

@@ -1,0 +1,316 @@
+"""What the control API says and is asked: requests, answers, problems, events. The OpenAPI document is made from these.
+
+Rules. Times are RFC 3339 in UTC in text, durations carry their unit in the name, digests are lower-case hex. Answers
+may grow new fields inside `/v1`; requests refuse unknown ones. Sequences, not clocks, order things.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from lenskeep.messages.runner import CameraState, Result, TrialReport
+
+Role = Literal["viewer", "operator", "supervisor", "admin"]
+ROLES: tuple[Role, ...] = ("viewer", "operator", "supervisor", "admin")  # each may do what those before it may
+
+Reason = Annotated[str, Meta(max_length=500)]
+RefText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,60})?$")]
+SlotName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+
+
+class _Answer(Struct, frozen=True, kw_only=True):
+    pass
+
+
+class _Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Problem(_Answer):
+    """RFC 9457 problem details, with our fault code, the fix, and what remained unchanged."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+    request_id: str = ""
+    errors: list[dict[str, str]] = []
+
+
+class Check(_Answer):
+    """One line of a dry run or of `doctor`."""
+
+    name: str
+    passed: bool
+    text: str
+    code: str = ""
+    hint: str = ""
+    severity: Literal["ok", "info", "warn", "fault", "stop"] = "ok"
+
+
+class Progress(_Answer):
+    """How far an operation is. `total` 0 = unknown."""
+
+    stage: str
+    done: int
+    total: int
+    unit: str
+
+
+class Operation(_Answer):
+    """Long work that goes on by itself; look again, or wait with `?wait=30`."""
+
+    id: str
+    kind: Literal["import", "check", "activate", "rollback", "verify"]
+    state: Literal["running", "succeeded", "failed", "rolled_back"]
+    subject: str
+    started: str
+    finished: str = ""
+    by: str = ""
+    progress: Progress | None = None
+    result: Any = None
+    error: Problem | None = None
+
+
+class Bundle(_Answer):
+    """A version stored on this device."""
+
+    id: str
+    name: str
+    version: str
+    title: str
+    task: str
+    digest: str
+    model_sha256: str
+    size_bytes: int
+    state: Literal["imported", "qualified", "rejected", "retired"]
+    signer: str
+    signer_key: str
+    imported: str
+    imported_by: str
+    created: str
+    license: str
+    roles: list[str] = []  # "active:SLOT", "previous:SLOT", "wanted:SLOT", "pinned"
+    pinned: bool = False
+    metrics: dict[str, float] = {}
+    labels: list[str] = []
+    trial: TrialReport | None = None
+    trial_at: str = ""
+
+
+class BundleDetail(_Answer):
+    """A version with its whole manifest, card and files."""
+
+    bundle: Bundle
+    manifest: Any
+    card: str
+    files: list[dict[str, Any]]
+    trials: list[dict[str, Any]]
+
+
+class LatencyView(_Answer):
+    """A stage's durations over a time span."""
+
+    stage: str
+    count: int
+    p50_ms: float
+    p99_ms: float
+
+
+class SlotView(_Answer):
+    """What a slot should run, what it really runs, and how it does."""
+
+    slot: str
+    state: Literal["empty", "swapping", "probation", "settled", "rolled_back"]
+    wanted: str
+    active: str
+    active_digest: str  # digest of the model bytes that the loaded session was made from
+    previous: str
+    previous_warm: bool
+    pinned: str
+    since: str
+    reason: str
+    signer: str
+    trial_ends_s: float | None
+    held: bool
+    budget_ms: float
+    provider: str
+    latency: list[LatencyView]
+    outcomes: dict[str, int]
+    misses: int
+    cameras: list[CameraState]
+    runner: Literal["starting", "running", "adopted", "restarting", "stopped"]
+    runner_rss_mb: float
+    faults: list[Check]
+    etag: str
+
+
+class Status(_Answer):
+    """One screen about this device."""
+
+    device: str
+    verdict: Literal["RUNNING", "DEGRADED", "STOPPED", "EMPTY"]
+    version: str
+    since: str
+    clock_trusted: bool
+    slots: list[SlotView]
+    faults: list[Check]
+    disk_free_mb: int
+    memory_free_mb: int
+    load: float
+    temperature_c: float | None
+    daemon_rss_mb: float
+
+
+class CheckRequest(_Request):
+    """Try a version on this device; nothing changes."""
+
+    bundle: RefText
+    slot: SlotName | None = None
+
+
+class ActivationRequest(_Request):
+    """Make a slot want this version. `trial_s`: go back by itself unless confirmed in time."""
+
+    bundle: RefText
+    slot: SlotName | None = None
+    trial_s: Annotated[float, Meta(gt=0, le=7 * 86400)] | None = None
+    reason: Reason = ""
+    accept_risks: list[Literal["outcome-shift"]] = []
+
+
+class SlotRequest(_Request):
+    """Name a slot; may be left out when there is only one."""
+
+    slot: SlotName | None = None
+    reason: Reason = ""
+
+
+class HoldRequest(_Request):
+    """Hold swaps while the line must not change (a part is under the camera), or let them go on."""
+
+    slot: SlotName | None = None
+    held: bool
+
+
+class PinRequest(_Request):
+    """Keep a version from being removed by retention."""
+
+    pinned: bool
+
+
+class Key(_Answer):
+    """A key that an administrator has trusted to sign some model names."""
+
+    id: str
+    name: str
+    patterns: list[str]
+    not_before: str
+    not_after: str
+    added: str
+    added_by: str
+    revoked: str = ""
+    revoked_reason: str = ""
+
+
+class KeyRequest(_Request):
+    """Trust a public key (PEM, ECDSA P-256) for model names that match the patterns."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    pem: Annotated[str, Meta(max_length=4000)]
+    patterns: Annotated[list[Annotated[str, Meta(pattern=r"^[a-z0-9*-]{1,63}$")]], Meta(min_length=1, max_length=50)]
+    not_before: str = ""
+    not_after: str = ""
+
+
+class RevokeRequest(_Request):
+    """Withdraw trust in a key, with the reason."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class TokenRequest(_Request):
+    """Make a bearer token for a role."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    role: Role
+    days: Annotated[int, Meta(ge=1, le=3650)] = 365
+
+
+class Token(_Answer):
+    """A bearer token; `secret` is shown once, when it is made."""
+
+    id: str
+    name: str
+    role: Role
+    created: str
+    expires: str
+    secret: str = ""
+
+
+class AuditEntry(_Answer):
+    """One state change: who, what, when, why, before, after."""
+
+    sequence: int
+    at: str
+    clock_trusted: bool
+    by: str
+    action: str
+    subject: str
+    reason: str
+    before: str
+    after: str
+
+
+class Deployment(_Answer):
+    """What ran in a slot, from when to when, why and by whom."""
+
+    sequence: int
+    slot: str
+    bundle: str
+    digest: str
+    started: str
+    ended: str
+    by: str
+    reason: str
+    outcome: str  # running | settled | replaced | rolled_back
+
+
+class Window(_Answer):
+    """Counts and quantiles of one version in one slot over a time span."""
+
+    slot: str
+    bundle: str
+    start: str
+    seconds: int
+    frames: int
+    outcomes: dict[str, int]
+    misses: int
+    latency: list[LatencyView]
+
+
+class Event(_Answer):
+    """Something happened; `data` depends on the type."""
+
+    sequence: int
+    type: Literal["result", "slot", "operation", "fault", "camera", "bundle", "audit"]
+    at: str
+    data: Any
+
+
+class ResultPage(_Answer):
+    """The newest results, oldest first."""
+
+    results: list[Result]
+
+
+class WhoAmI(_Answer):
+    """Who is asking, as the device sees it."""
+
+    name: str
+    role: Role
+    anonymous: bool
