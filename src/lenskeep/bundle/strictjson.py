@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 
 from lenskeep.errors import BundleFormatError
 
@@ -20,6 +21,7 @@ INTEGER_DIGITS_MAX = 16
 # A string counts as one token so that brackets in it are no nesting. Everything behind the opening quote is optional and
 # possessive: an unfinished string is one token too, and no input makes the search walk back.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 def loads(data: bytes, *, bytes_max: int, floats: bool) -> object:
@@ -77,8 +79,7 @@ def _check_depth(text: str) -> None:
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise BundleFormatError(f"The JSON key {_quoted(twice)} appears twice in one object.")
     return members
 
@@ -122,7 +123,7 @@ def _check_texts(value: object) -> None:
 def _check_text(text: str) -> None:
     if "\0" in text:
         raise BundleFormatError(f"The JSON string {_quoted(text)} contains NUL.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if _HALF_PAIR.search(text):
         raise BundleFormatError(f"The JSON string {_quoted(text)} contains half of a surrogate pair.")
 
 

@@ -20,15 +20,15 @@ RefText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,
 SlotName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
 
 
-class _Answer(Struct, frozen=True, kw_only=True):
+class _Answer(Struct, frozen=True):
     pass
 
 
-class _Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Request(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Problem(_Answer):
+class Problem(_Answer, kw_only=True):
     """RFC 9457 problem details, with our fault code, the fix, and what remained unchanged."""
 
     type: str
@@ -41,7 +41,7 @@ class Problem(_Answer):
     errors: list[dict[str, str]] = []
 
 
-class Check(_Answer):
+class Check(_Answer, kw_only=True):
     """One line of a dry run or of `doctor`."""
 
     name: str
@@ -52,7 +52,7 @@ class Check(_Answer):
     severity: Literal["ok", "info", "warn", "fault", "stop"] = "ok"
 
 
-class Progress(_Answer):
+class Progress(_Answer, kw_only=True):
     """How far an operation is. `total` 0 = unknown."""
 
     stage: str
@@ -61,7 +61,7 @@ class Progress(_Answer):
     unit: str
 
 
-class Operation(_Answer):
+class Operation(_Answer, kw_only=True):
     """Long work that goes on by itself; look again, or wait with `?wait=30`."""
 
     id: str
@@ -76,7 +76,7 @@ class Operation(_Answer):
     error: Problem | None = None
 
 
-class Bundle(_Answer):
+class Bundle(_Answer, kw_only=True):
     """A version stored on this device."""
 
     id: str
@@ -102,7 +102,7 @@ class Bundle(_Answer):
     trial_at: str = ""
 
 
-class BundleDetail(_Answer):
+class BundleDetail(_Answer, kw_only=True):
     """A version with its whole manifest, card and files."""
 
     bundle: Bundle
@@ -112,7 +112,7 @@ class BundleDetail(_Answer):
     trials: list[dict[str, Any]]
 
 
-class LatencyView(_Answer):
+class LatencyView(_Answer, kw_only=True):
     """A stage's durations over a time span."""
 
     stage: str
@@ -121,7 +121,7 @@ class LatencyView(_Answer):
     p99_ms: float
 
 
-class SlotView(_Answer):
+class SlotView(_Answer, kw_only=True):
     """What a slot should run, what it really runs, and how it does."""
 
     slot: str
@@ -149,7 +149,7 @@ class SlotView(_Answer):
     etag: str
 
 
-class Status(_Answer):
+class Status(_Answer, kw_only=True):
     """One screen about this device."""
 
     device: str
@@ -166,14 +166,14 @@ class Status(_Answer):
     daemon_rss_mb: float
 
 
-class CheckRequest(_Request):
+class CheckRequest(_Request, kw_only=True):
     """Try a version on this device; nothing changes."""
 
     bundle: RefText
     slot: SlotName | None = None
 
 
-class ActivationRequest(_Request):
+class ActivationRequest(_Request, kw_only=True):
     """Make a slot want this version. `trial_s`: go back by itself unless confirmed in time."""
 
     bundle: RefText
@@ -183,27 +183,27 @@ class ActivationRequest(_Request):
     accept_risks: list[Literal["outcome-shift"]] = []
 
 
-class SlotRequest(_Request):
+class SlotRequest(_Request, kw_only=True):
     """Name a slot; may be left out when there is only one."""
 
     slot: SlotName | None = None
     reason: Reason = ""
 
 
-class HoldRequest(_Request):
+class HoldRequest(_Request, kw_only=True):
     """Hold swaps while the line must not change (a part is under the camera), or let them go on."""
 
     slot: SlotName | None = None
     held: bool
 
 
-class PinRequest(_Request):
+class PinRequest(_Request, kw_only=True):
     """Keep a version from being removed by retention."""
 
     pinned: bool
 
 
-class Key(_Answer):
+class Key(_Answer, kw_only=True):
     """A key that an administrator has trusted to sign some model names."""
 
     id: str
@@ -217,7 +217,7 @@ class Key(_Answer):
     revoked_reason: str = ""
 
 
-class KeyRequest(_Request):
+class KeyRequest(_Request, kw_only=True):
     """Trust a public key (PEM, ECDSA P-256) for model names that match the patterns."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -227,13 +227,13 @@ class KeyRequest(_Request):
     not_after: str = ""
 
 
-class RevokeRequest(_Request):
+class RevokeRequest(_Request, kw_only=True):
     """Withdraw trust in a key, with the reason."""
 
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
-class TokenRequest(_Request):
+class TokenRequest(_Request, kw_only=True):
     """Make a bearer token for a role."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -241,7 +241,7 @@ class TokenRequest(_Request):
     days: Annotated[int, Meta(ge=1, le=3650)] = 365
 
 
-class Token(_Answer):
+class Token(_Answer, kw_only=True):
     """A bearer token; `secret` is shown once, when it is made."""
 
     id: str
@@ -252,7 +252,7 @@ class Token(_Answer):
     secret: str = ""
 
 
-class AuditEntry(_Answer):
+class AuditEntry(_Answer, kw_only=True):
     """One state change: who, what, when, why, before, after."""
 
     sequence: int
@@ -266,7 +266,7 @@ class AuditEntry(_Answer):
     after: str
 
 
-class Deployment(_Answer):
+class Deployment(_Answer, kw_only=True):
     """What ran in a slot, from when to when, why and by whom."""
 
     sequence: int
@@ -280,7 +280,7 @@ class Deployment(_Answer):
     outcome: str  # running | settled | replaced | rolled_back
 
 
-class Window(_Answer):
+class Window(_Answer, kw_only=True):
     """Counts and quantiles of one version in one slot over a time span."""
 
     slot: str
@@ -293,7 +293,7 @@ class Window(_Answer):
     latency: list[LatencyView]
 
 
-class Event(_Answer):
+class Event(_Answer, kw_only=True):
     """Something happened; `data` depends on the type."""
 
     sequence: int
@@ -302,13 +302,13 @@ class Event(_Answer):
     data: Any
 
 
-class ResultPage(_Answer):
+class ResultPage(_Answer, kw_only=True):
     """The newest results, oldest first."""
 
     results: list[Result]
 
 
-class WhoAmI(_Answer):
+class WhoAmI(_Answer, kw_only=True):
     """Who is asking, as the device sees it."""
 
     name: str

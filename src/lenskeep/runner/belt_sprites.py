@@ -1,4 +1,4 @@
-"""How the synthetic line looks: the belt, the light on it, and the pucks with their caps, painted once with numpy and OpenCV.
+"""How the synthetic line looks: the belt, the light on it, and the pucks with their caps, painted once.
 
 Everything takes its chance from the generator it is given and is the same for the same seed.
 """
@@ -42,17 +42,8 @@ class Sprite:
     alpha: Image
 
 
-def _scaled(sprite: Sprite, side_px: int) -> Sprite:
-    kernel = cv2.INTER_AREA if side_px < _SPRITE_PX else cv2.INTER_LINEAR
-    size = (side_px, side_px)
-    return Sprite(
-        _image(cv2.resize(sprite.bgr, size, interpolation=kernel)),
-        _image(cv2.resize(sprite.alpha, size, interpolation=kernel)),
-    )
-
-
-def _belt_strip(rng: np.random.Generator, period_px: int, width_px: int, height_px: int) -> Image:
-    """Render the belt: woven rubber with a seam and scuffs, one period, repeated until any frame can be cut out."""
+def belt_strip(rng: np.random.Generator, period_px: int, width_px: int, height_px: int) -> Image:
+    """Paint the belt: woven rubber with a seam and scuffs, one period repeated past the frame's width."""
     y, x = np.mgrid[0:height_px, 0:period_px].astype(np.float32)
     weave_px = height_px / 90
     waves = period_px / round(period_px / weave_px)  # whole waves, or the repeat would show
@@ -72,14 +63,15 @@ def _belt_strip(rng: np.random.Generator, period_px: int, width_px: int, height_
     return np.tile(tile, (1, 1 + -(-width_px // period_px), 1))
 
 
-def _light(rng: np.random.Generator, width_px: int, height_px: int, station: bool) -> Image:
-    """Render the light falling on the scene: a slope across it, or a ring lamp's pool at the station; 160 leaves a pixel."""
+def light(rng: np.random.Generator, width_px: int, height_px: int, station: bool) -> Image:
+    """Paint the light that falls on the frame: a slope across it, or a ring lamp's pool; 160 changes nothing."""
     y, x = np.mgrid[-1 : 1 : height_px * 1j, -1 : 1 : width_px * 1j].astype(np.float32)
     angle, slope, level = rng.uniform(-0.6, 0.6), rng.uniform(0.08, 0.16), rng.uniform(0.94, 1.06)
     gain = 1 - slope * (x * math.cos(angle) + y * math.sin(angle)) - 0.1 * (x * x + y * y)
     if station:
         gain = 1.12 - 0.28 * (x * x + y * y) - 0.3 * slope * x
-    return cv2.merge([(160 * level * gain).clip(0, 255).astype(np.uint8)] * 3)
+    painted: Image = cv2.merge([(160 * level * gain).clip(0, 255).astype(np.uint8)] * 3)
+    return painted
 
 
 @functools.cache
@@ -91,15 +83,15 @@ def _polar() -> tuple[Plane, Plane]:
 
 def _inside(distance: Plane) -> Plane:
     """Cover 1 inside (positive distance, in puck radii), 0 outside, with one soft pixel between."""
-    return np.clip(distance * _PUCK_RADIUS_PX + 0.5, 0, 1)
+    return _plane(np.clip(distance * _PUCK_RADIUS_PX + 0.5, 0, 1))
 
 
 def _bump(value: Plane, centre: float, width: float) -> Plane:
-    return np.exp(-(((value - centre) / width) ** 2))
+    return _plane(np.exp(-(((value - centre) / width) ** 2)))
 
 
-def _sprite(rng: np.random.Generator, label: str) -> Sprite:
-    """Render one puck with its cap, or with its empty seat, and the shadow it throws."""
+def puck_sprite(rng: np.random.Generator, label: str, puck_px: int) -> Sprite:
+    """Paint one puck with its cap, or with its empty seat, and the shadow it throws; the puck is `puck_px` wide."""
     radius, _ = _polar()
     colour = _puck(rng)
     colour = _seat(colour) if label == "missing" else _cap(colour, rng, scratched=label == "scratched")
@@ -107,9 +99,14 @@ def _sprite(rng: np.random.Generator, label: str) -> Sprite:
     drop = round(0.05 * _PUCK_RADIUS_PX)
     shadow = cv2.GaussianBlur(np.roll(cover, (drop, drop), (0, 1)), (0, 0), 6) * 0.6
     alpha = 1 - (1 - cover) * (1 - shadow)
-    return Sprite(
-        *(np.rint(plane).clip(0, 255).astype(np.uint8) for plane in (colour * cover[..., None], alpha * 255))
-    )
+    return Sprite(_scaled(colour * cover[..., None], puck_px), _scaled(alpha * 255, puck_px))
+
+
+def _scaled(plane: Plane, puck_px: int) -> Image:
+    side_px = round(puck_px * _SPRITE_PX / (2 * _PUCK_RADIUS_PX))
+    kernel = cv2.INTER_AREA if side_px < _SPRITE_PX else cv2.INTER_LINEAR
+    scaled: Plane = cv2.resize(plane, (side_px, side_px), interpolation=kernel)
+    return np.rint(scaled).clip(0, 255).astype(np.uint8)
 
 
 def _puck(rng: np.random.Generator) -> Plane:
@@ -135,7 +132,7 @@ def _seat(colour: Plane) -> Plane:
 
 
 def _cap(colour: Plane, rng: np.random.Generator, *, scratched: bool) -> Plane:
-    """Set a crown cap on the puck: fluted skirt, bevel, painted and printed top, bare metal where it is scratched."""
+    """Set a crown cap on the puck: fluted skirt, bevel, printed top, bare metal where it is scratched."""
     radius, angle = _polar()
     radius = radius / _CAP_RADIUS
     flutes = np.cos(_FLUTES * angle + rng.uniform(0, 2 * np.pi))
@@ -194,7 +191,7 @@ def _scratches(rng: np.random.Generator) -> Plane:
             + rng.uniform(-0.45, 0.45)
         )
         line = centre + radius * (way[:, None] * along + bend[:, None] * across)
-        for start, end in zip(line[:-1], line[1:], strict=True):
+        for start, end in itertools.pairwise(line):
             thickness = int(rng.integers(3, 8))
             cv2.line(canvas, _point(start), _point(end), 255, thickness, cv2.LINE_AA)
     cv2.circle(
@@ -211,5 +208,5 @@ def _point(position: NDArray[np.float64]) -> tuple[int, int]:
     return round(float(position[0])), round(float(position[1]))
 
 
-def _image(array: NDArray[np.generic]) -> Image:
-    return array.astype(np.uint8, copy=False)
+def _plane(values: Any) -> Plane:
+    return np.asarray(values, np.float32)
