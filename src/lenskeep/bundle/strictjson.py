@@ -1,8 +1,8 @@
 """JSON from strangers, read so that no two readers can understand it differently.
 
-Rules. Plain UTF-8 without a byte order mark, at most 32 levels deep, each key once, numbers that every language reads
-alike (integers of at most 16 digits, finite floats where floats are welcome at all), text without NUL and without
-half a surrogate pair. Depth is counted before anything is parsed, so the parser's recursion is bounded.
+Rules. Plain UTF-8 without a byte order mark, at most 32 levels deep, each key once, numbers that every
+language reads alike (integers of at most 16 digits, finite floats where floats are welcome at all), text without
+NUL and without half a surrogate pair. Depth is counted before anything is parsed, so the parser cannot run away.
 Not here: what the values mean; `manifest` and `signing` say that.
 """
 
@@ -18,8 +18,8 @@ from lenskeep.errors import BundleFormatError
 DEPTH_MAX = 32
 INTEGER_DIGITS_MAX = 16
 
-# A string counts as one token so that brackets in it are no nesting. Everything behind the opening quote is optional and
-# possessive: an unfinished string is one token too, and no input makes the search walk back.
+# A string counts as one token so that brackets in it are no nesting. Everything behind the opening quote is
+# optional and possessive: an unfinished string is one token too, and no input makes the search walk back.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.?)*+"?|[\[\]{}]', re.DOTALL)
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -54,7 +54,7 @@ def _decode(data: bytes, bytes_max: int) -> str:
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):
         raise BundleFormatError("The JSON text starts with a byte order mark; plain UTF-8 is expected.")
     if b"\0" in data:
-        raise BundleFormatError("The JSON text contains a NUL byte; plain UTF-8 is expected, not UTF-16 or UTF-32.")
+        raise BundleFormatError("The JSON text contains a NUL byte; plain UTF-8 is expected.")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -87,7 +87,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _integer(digits: str) -> int:
     if len(digits.removeprefix("-")) > INTEGER_DIGITS_MAX:
         raise BundleFormatError(
-            f"The JSON number {_quoted(digits)} has more than {INTEGER_DIGITS_MAX} digits; not every reader keeps them."
+            f"The JSON number {_quoted(digits)} has more than {INTEGER_DIGITS_MAX} digits; some round it."
         )
     return int(digits)
 
@@ -100,7 +100,7 @@ def _float(digits: str) -> float:
 
 
 def _refuse_float(digits: str) -> float:
-    raise BundleFormatError(f"The JSON number {_quoted(digits)} is not a whole number; only integers are allowed here.")
+    raise BundleFormatError(f"The JSON number {_quoted(digits)} is a float; only integers are allowed here.")
 
 
 def _refuse_constant(word: str) -> float:
