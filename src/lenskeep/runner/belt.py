@@ -1,8 +1,8 @@
 """A synthetic inspection line: bottle caps on pucks, seen from above, made with numpy and OpenCV.
 
 Every frame is a pure function of (seed, index), so any frame can be made alone and a test can name it.
-Lengths in the scene are relative to the frame height. Nothing is painted per frame (`belt_sprites` does that once):
-a frame is a few copies and blends, 0.6 ms at 640x480 and 1.3 ms at 1280x720 on one core.
+Lengths in the scene are relative to the frame height. Nothing is painted per frame (`belt_sprites` does that
+once): a frame is a few copies and blends, 0.6 ms at 640x480 and 1.3 ms at 1280x720 on one core.
 
 Two views of one line:
 
@@ -70,7 +70,7 @@ class Belt:
         self.width_px = width_px
         self.height_px = height_px
         self.station = station
-        self._loop_caps = loop_frames // FRAMES_PER_CAP
+        self._loop_frames = loop_frames
         self._defect_share = defect_share
         self._puck_px = round(height_px * (0.84 if station else 0.24))
         self._pitch_px = self._pitch()
@@ -86,6 +86,7 @@ class Belt:
 
     def frame(self, index: int) -> Image:
         """Render one frame: uint8 BGR, shape (height_px, width_px, 3), the caller's own."""
+        index = self._in_loop(index)
         moved_px = self._moved_px(index)
         left = -moved_px % (SEAM_PITCH_CAPS * self._pitch_px)
         image = self._strip[:, left : left + self.width_px].copy()
@@ -97,13 +98,13 @@ class Belt:
         return image
 
     def truth(self, index: int) -> list[Box]:
-        """Tell what the frame shows: (label, x1, y1, x2, y2) in pixels, for each puck with its centre in view.
+        """Tell what a frame shows: (label, x1, y1, x2, y2) in pixels for each puck with its centre in view.
 
         The boxes are cut at the frame's edges.
         """
         radius = self._puck_px / 2
         boxes = []
-        for cap in self._caps(self._moved_px(index)):
+        for cap in self._caps(self._moved_px(self._in_loop(index))):
             if 0 <= cap.x <= self.width_px:
                 x1, x2 = max(0.0, cap.x - radius), min(float(self.width_px), cap.x + radius)
                 boxes.append((cap.label, x1, cap.y - radius, x2, cap.y + radius))
@@ -112,7 +113,7 @@ class Belt:
     def label(self, index: int) -> str | None:
         """Name what stands under the station's camera; None while the caps are changing places."""
         centre_px, near_px = self.width_px // 2, self._puck_px // 4
-        caps = self._caps(self._moved_px(index))
+        caps = self._caps(self._moved_px(self._in_loop(index)))
         return next((cap.label for cap in caps if abs(cap.x - centre_px) <= near_px), None)
 
     def _pitch(self) -> int:
@@ -120,6 +121,9 @@ class Belt:
         if self.station:
             return max(self.width_px // 2 + round(0.6 * self._puck_px), round(1.1 * self._puck_px))
         return round(self.height_px * 0.32)
+
+    def _in_loop(self, index: int) -> int:
+        return index % self._loop_frames if self._loop_frames else index
 
     def _moved_px(self, index: int) -> int:
         caps, phase = divmod(index, FRAMES_PER_CAP)
@@ -133,7 +137,7 @@ class Belt:
         return [cap for lane, y in enumerate(lanes) for cap in self._lane_caps(lane, y, moved_px)]
 
     def _lane_caps(self, lane: int, y: float, moved_px: int) -> list[Cap]:
-        """Place the caps of one lane; cap n stands n pitches behind the first, which leads ahead of the frame."""
+        """Place the caps of one lane; cap n stands n pitches behind the first, which leads."""
         lead_px = self.width_px // 2 + (0 if self.station else self.width_px + lane * self._pitch_px // 2)
         reach_px = self._puck_px
         first = max(0, (moved_px + lead_px - self.width_px - reach_px) // self._pitch_px)
@@ -149,8 +153,8 @@ class Belt:
 
     def _draw(self, lane: int, place: int) -> tuple[str, int, int, int] | None:
         """Draw what stands at one place of a lane: label, variant and jitter in pixels, or nothing."""
-        if self._loop_caps:
-            place %= self._loop_caps
+        if self._loop_frames:
+            place %= self._loop_frames // FRAMES_PER_CAP
         chance, variant, dx, dy = np.random.default_rng([self.seed, 2, lane, place]).random(4)
         if not self.station and chance < 0.1:
             return None

@@ -64,7 +64,7 @@ def belt_strip(rng: np.random.Generator, period_px: int, width_px: int, height_p
 
 
 def light(rng: np.random.Generator, width_px: int, height_px: int, station: bool) -> Image:
-    """Paint the light that falls on the frame: a slope across it, or a ring lamp's pool; 160 changes nothing."""
+    """Paint the light on the frame: a slope across it, or a ring lamp's pool; 160 changes nothing."""
     y, x = np.mgrid[-1 : 1 : height_px * 1j, -1 : 1 : width_px * 1j].astype(np.float32)
     angle, slope, level = rng.uniform(-0.6, 0.6), rng.uniform(0.08, 0.16), rng.uniform(0.94, 1.06)
     gain = 1 - slope * (x * math.cos(angle) + y * math.sin(angle)) - 0.1 * (x * x + y * y)
@@ -91,7 +91,7 @@ def _bump(value: Plane, centre: float, width: float) -> Plane:
 
 
 def puck_sprite(rng: np.random.Generator, label: str, puck_px: int) -> Sprite:
-    """Paint one puck with its cap, or with its empty seat, and the shadow it throws; the puck is `puck_px` wide."""
+    """Paint one puck, `puck_px` wide, with its cap or with its empty seat, and the shadow it throws."""
     radius, _ = _polar()
     colour = _puck(rng)
     colour = _seat(colour) if label == "missing" else _cap(colour, rng, scratched=label == "scratched")
@@ -105,8 +105,9 @@ def puck_sprite(rng: np.random.Generator, label: str, puck_px: int) -> Sprite:
 def _scaled(plane: Plane, puck_px: int) -> Image:
     side_px = round(puck_px * _SPRITE_PX / (2 * _PUCK_RADIUS_PX))
     kernel = cv2.INTER_AREA if side_px < _SPRITE_PX else cv2.INTER_LINEAR
-    scaled: Plane = cv2.resize(plane, (side_px, side_px), interpolation=kernel)
-    return np.rint(scaled).clip(0, 255).astype(np.uint8)
+    pixels = np.rint(plane).clip(0, 255).astype(np.uint8)
+    scaled: Image = cv2.resize(pixels, (side_px, side_px), interpolation=kernel)
+    return scaled
 
 
 def _puck(rng: np.random.Generator) -> Plane:
@@ -114,7 +115,7 @@ def _puck(rng: np.random.Generator) -> Plane:
     radius, angle = _polar()
     facing = np.cos(angle - _LIGHT_ANGLE)
     shade = 1 + 0.45 * facing * _inside(radius - 0.94) - 0.3 * facing * _bump(radius, 0.885, 0.02)
-    return shade[..., None] * np.array([112, 108, 104], np.float32) * np.float32(rng.uniform(0.9, 1.1))
+    return _plane(shade[..., None] * _colour((112, 108, 104), rng.uniform(0.9, 1.1)))
 
 
 def _seat(colour: Plane) -> Plane:
@@ -126,27 +127,17 @@ def _seat(colour: Plane) -> Plane:
     floor = floor * (1 - clips) + (150 - 40 * facing) * clips
     lip = 70 * (1 - 0.6 * facing) * _bump(radius, 0.8, 0.02)
     cover = _inside(0.79 - radius)
-    return colour * (1 - cover[..., None]) + ((floor * cover) + lip)[..., None] * np.array(
-        [1.0, 0.97, 0.94], np.float32
-    )
+    metal = (floor * cover + lip)[..., None] * _colour((1.0, 0.97, 0.94))
+    return _plane(colour * (1 - cover[..., None]) + metal)
 
 
 def _cap(colour: Plane, rng: np.random.Generator, *, scratched: bool) -> Plane:
-    """Set a crown cap on the puck: fluted skirt, bevel, printed top, bare metal where it is scratched."""
+    """Set a crown cap on the puck: fluted skirt, bevel, gleam, printed top."""
     radius, angle = _polar()
     radius = radius / _CAP_RADIUS
     flutes = np.cos(_FLUTES * angle + rng.uniform(0, 2 * np.pi))
     facing = np.cos(angle - _LIGHT_ANGLE)
-    paint = np.array(_PAINTS_BGR[rng.integers(len(_PAINTS_BGR))], np.float32) * np.float32(
-        rng.uniform(0.9, 1.1)
-    )
-    top = np.broadcast_to(paint, colour.shape)
-    top = _over(top, _print(rng), np.array(_INKS_BGR[rng.integers(len(_INKS_BGR))], np.float32))
-    if scratched:
-        mark = _scratches(rng)
-        lifted = cv2.GaussianBlur(np.roll(mark, (2, 2), (0, 1)), (0, 0), 2.5)
-        top = _over(top, (2.2 * lifted).clip(0, 0.75), np.array([18, 18, 18], np.float32))
-        top = _over(top, mark, np.array([205, 208, 210], np.float32))
+    top = _top(rng, scratched=scratched)
     skirt = _inside((radius - 0.84) * _CAP_RADIUS)
     dome = 1.02 + 0.16 * facing * radius + 0.05 * np.cos(2 * (angle - 0.4)) * radius
     shade = dome * (1 - skirt) + (0.62 + 0.28 * facing + 0.26 * flutes) * skirt
@@ -156,8 +147,21 @@ def _cap(colour: Plane, rng: np.random.Generator, *, scratched: bool) -> Plane:
     return _over(colour, cover, (top * shade[..., None] + gleam[..., None]).clip(0, 255))
 
 
+def _top(rng: np.random.Generator, *, scratched: bool) -> Plane:
+    """Paint the cap's flat top: paint, print, and bare metal with a dark burr where it is scratched."""
+    paint = _colour(_PAINTS_BGR[rng.integers(len(_PAINTS_BGR))], rng.uniform(0.9, 1.1))
+    top = np.broadcast_to(paint, (_SPRITE_PX, _SPRITE_PX, 3))
+    top = _over(top, _print(rng), _colour(_INKS_BGR[rng.integers(len(_INKS_BGR))]))
+    if scratched:
+        mark = _scratches(rng)
+        burr = cv2.GaussianBlur(np.roll(mark, (2, 2), (0, 1)), (0, 0), 2.5)
+        top = _over(top, _plane((2.2 * burr).clip(0, 0.75)), _colour((18, 18, 18)))
+        top = _over(top, mark, _colour((205, 208, 210)))
+    return top
+
+
 def _over(below: Plane, cover: Plane, above: Plane) -> Plane:
-    return below + cover[..., None] * (above - below)
+    return _plane(below + cover[..., None] * (above - below))
 
 
 def _print(rng: np.random.Generator) -> Plane:
@@ -167,14 +171,14 @@ def _print(rng: np.random.Generator) -> Plane:
     centre = _SPRITE_PX // 2
     cv2.circle(canvas, (centre, centre), round(0.72 * radius), 255, round(0.05 * radius), cv2.LINE_AA)
     for tick in range(24):
-        spot = np.rint(centre + 0.61 * radius * _unit(turn + tick * np.pi / 12)).astype(int)
-        cv2.circle(canvas, (int(spot[0]), int(spot[1])), round(0.022 * radius), 255, -1, cv2.LINE_AA)
+        spot = _point(centre + 0.61 * radius * _unit(turn + tick * np.pi / 12))
+        cv2.circle(canvas, spot, round(0.022 * radius), 255, -1, cv2.LINE_AA)
     corners = [
         centre + radius * (0.46, 0.2)[corner % 2] * _unit(turn + corner * np.pi / points)
         for corner in range(2 * points)
     ]
     cv2.fillPoly(canvas, [np.rint(corners).astype(np.int32)], 255, cv2.LINE_AA)
-    return canvas.astype(np.float32) / 255
+    return _plane(canvas / 255)
 
 
 def _scratches(rng: np.random.Generator) -> Plane:
@@ -185,19 +189,14 @@ def _scratches(rng: np.random.Generator) -> Plane:
     for _ in range(int(rng.integers(1, 4))):
         along, across = _unit(heading + rng.uniform(-0.35, 0.35)), _unit(heading + np.pi / 2)
         way = np.linspace(-1, 1, 14) * rng.uniform(0.5, 0.78)
-        bend = (
-            rng.uniform(-0.12, 0.12) * (1 - way**2)
-            + rng.normal(0, 0.008, way.size)
-            + rng.uniform(-0.45, 0.45)
-        )
+        bend = rng.uniform(-0.12, 0.12) * (1 - way**2) + rng.uniform(-0.45, 0.45)
+        bend += rng.normal(0, 0.008, way.size)
         line = centre + radius * (way[:, None] * along + bend[:, None] * across)
-        for start, end in itertools.pairwise(line):
-            thickness = int(rng.integers(3, 8))
-            cv2.line(canvas, _point(start), _point(end), 255, thickness, cv2.LINE_AA)
-    cv2.circle(
-        top := np.zeros_like(canvas), (_SPRITE_PX // 2, _SPRITE_PX // 2), round(0.84 * radius), 255, -1
-    )
-    return cv2.bitwise_and(canvas, top).astype(np.float32) / 255
+        widths = rng.uniform(4, 7) * (1 - 0.5 * np.linspace(-1, 1, 13) ** 2) + rng.uniform(-0.8, 0.8, 13)
+        for (start, end), width in zip(itertools.pairwise(line), widths, strict=True):
+            cv2.line(canvas, _point(start), _point(end), 255, round(float(width)), cv2.LINE_AA)
+    on_top = _inside(0.84 * _CAP_RADIUS - _polar()[0])
+    return _plane(canvas / 255 * on_top)
 
 
 def _unit(angle: float) -> NDArray[np.float64]:
@@ -206,6 +205,10 @@ def _unit(angle: float) -> NDArray[np.float64]:
 
 def _point(position: NDArray[np.float64]) -> tuple[int, int]:
     return round(float(position[0])), round(float(position[1]))
+
+
+def _colour(bgr: tuple[float, float, float], gain: float = 1.0) -> Plane:
+    return np.array(bgr, np.float32) * np.float32(gain)
 
 
 def _plane(values: Any) -> Plane:
