@@ -167,10 +167,11 @@ class Status(_Answer, kw_only=True):
 
 
 class CheckRequest(_Request, kw_only=True):
-    """Try a version on this device; nothing changes."""
+    """Try a version on this device; nothing changes. `frames` 0 = as configured."""
 
     bundle: RefText
     slot: SlotName | None = None
+    frames: Annotated[int, Meta(ge=0, le=100000)] = 0
 
 
 class ActivationRequest(_Request, kw_only=True):
@@ -215,6 +216,22 @@ class Key(_Answer, kw_only=True):
     added_by: str
     revoked: str = ""
     revoked_reason: str = ""
+
+
+class Verification(_Answer, kw_only=True):
+    """What a bundle file is, judged by this device's keys without storing it."""
+
+    name: str
+    version: str
+    title: str
+    digest: str
+    size_bytes: int
+    signer: str
+    signer_key: str
+    here: bool  # this very bundle is stored already
+    active_version: str  # version of the same name that is active, or empty
+    older: bool  # older than the active one
+    warnings: list[str] = []
 
 
 class KeyRequest(_Request, kw_only=True):
