@@ -1,0 +1,1 @@
+"""Numbered steps of the registry's schema, applied in order and once."""
