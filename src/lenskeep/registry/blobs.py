@@ -31,8 +31,16 @@ class StagedFile:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o440)
         if size_bytes >= MEBIBYTE:
             # reserves the space now, so that a full disk shows before the work and not at 99 %
-            with contextlib.suppress(OSError), translated(path):
-                os.posix_fallocate(self._fd, 0, size_bytes)
+            self._reserve()
+
+    def _reserve(self) -> None:
+        try:
+            os.posix_fallocate(self._fd, 0, self._size_bytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self.close()
+                raise StorageFullError("The disk is too full for this bundle. Nothing was changed.") from error
+            # a file system that cannot reserve shows a full disk while writing instead
 
     def write(self, data: memoryview | bytes) -> None:
         """Append bytes. Cost: blocks on the disk."""

@@ -1,0 +1,51 @@
+"""Operations, answers already given (idempotency), and counters: what makes requests safe to repeat."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lenskeep.database import Row, Transaction
+from lenskeep.messages.control import Operation
+
+KEEP_OPERATIONS = 500
+KEEP_ANSWERS_MS = 24 * 3600 * 1000
+
+
+async def save_operation(tx: Transaction, operation: Operation, *, started_ms: int) -> None:
+    """Write an operation as it is now and forget the oldest ones."""
+    await tx.run(
+        "INSERT INTO operation VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, body = excluded.body",
+        operation.id, started_ms, operation.state, msgspec.json.encode(operation).decode(),
+    )  # fmt: skip
+    await tx.run(
+        "DELETE FROM operation WHERE id IN (SELECT id FROM operation ORDER BY started_ms DESC LIMIT -1 OFFSET ?)",
+        KEEP_OPERATIONS,
+    )
+
+
+async def operations(tx: Transaction, limit: int = KEEP_OPERATIONS) -> list[Operation]:
+    """Return operations, newest first."""
+    rows = await tx.all("SELECT body FROM operation ORDER BY started_ms DESC, rowid DESC LIMIT ?", limit)
+    return [msgspec.json.decode(row["body"], type=Operation) for row in rows]
+
+
+async def answer(tx: Transaction, key: str) -> Row | None:
+    """Return the answer that a request with this Idempotency-Key got."""
+    return await tx.one("SELECT * FROM idempotency WHERE key = ?", key)
+
+
+async def save_answer(
+    tx: Transaction, key: str, *, body_sha256: str, status: int, body: bytes, at_ms: int
+) -> None:
+    """Keep an answer for a day."""
+    await tx.run("INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)", key, body_sha256, status, body, at_ms)
+    await tx.run("DELETE FROM idempotency WHERE at_ms < ?", at_ms - KEEP_ANSWERS_MS)
+
+
+async def count_up(tx: Transaction, name: str) -> int:
+    """Raise a counter by one and return it."""
+    row = await tx.one(
+        "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value", name
+    )
+    assert row is not None
+    return int(row["value"])
