@@ -139,8 +139,9 @@ async def deployments(tx: Transaction, slot: str | None, *, limit: int, before: 
 async def earlier_good(tx: Transaction, slot: str, not_these: set[str]) -> str:
     """Return the newest version that proved itself in this slot, other than these; empty when there is none."""
     rows = await tx.all(
-        "SELECT DISTINCT bundle_id FROM deployment JOIN bundle ON bundle.id = bundle_id"
-        " WHERE slot = ? AND outcome IN ('settled', 'replaced') AND state = 'qualified' ORDER BY sequence DESC",
+        "SELECT bundle_id FROM deployment JOIN bundle ON bundle.id = bundle_id"
+        " WHERE slot = ? AND outcome IN ('settled', 'replaced') AND state = 'qualified'"
+        " GROUP BY bundle_id ORDER BY MAX(sequence) DESC",
         slot,
     )  # fmt: skip
     return next((row["bundle_id"] for row in rows if row["bundle_id"] not in not_these), "")

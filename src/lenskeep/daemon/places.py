@@ -1,0 +1,67 @@
+"""Where things lie on this device: durable state, this boot's sockets, and the names of files in both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from lenskeep.config import Storage
+
+
+class Places(Struct, frozen=True):
+    """The two folders and what is in them."""
+
+    state_dir: Path
+    runtime_dir: Path
+
+    @classmethod
+    def find(cls, storage: Storage, environment: Mapping[str, str]) -> Places:
+        """Take the configured folders, else systemd's, else the user's own."""
+        home = Path(environment.get("HOME") or "/")
+        state = storage.state_dir or environment.get("STATE_DIRECTORY", "").split(":")[0]
+        runtime = storage.runtime_dir or environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        base = environment.get("XDG_RUNTIME_DIR") or f"/tmp/lenskeep-{os.getuid()}"  # noqa: S108 - made 0700 below
+        return cls(
+            Path(state) if state else home / ".local" / "state" / "lenskeep",
+            Path(runtime) if runtime else Path(base) / "lenskeep",
+        )
+
+    def make(self) -> None:
+        """Create both folders, closed to strangers."""
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        self.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+
+    @property
+    def registry(self) -> Path:
+        """The registry's database."""
+        return self.state_dir / "registry.sqlite"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics database; losing it loses history, never a decision."""
+        return self.state_dir / "metrics.sqlite"
+
+    @property
+    def prepared(self) -> Path:
+        """Models optimised for this device by their trials."""
+        return self.state_dir / "prepared"
+
+    def pointer(self, slot: str) -> Path:
+        """The slot's pointer file: the last version that proved itself, startable without a database."""
+        return self.state_dir / "slots" / f"{slot}.json"
+
+    def plan(self, slot: str) -> Path:
+        """What the slot's process was started with."""
+        return self.runtime_dir / f"{slot}.plan.json"
+
+    def runner_socket(self, slot: str) -> Path:
+        """Where the slot's process listens."""
+        return self.runtime_dir / f"{slot}.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control API listens."""
+        return self.runtime_dir / "lenskeep.sock"
