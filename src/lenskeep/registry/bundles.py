@@ -109,6 +109,11 @@ async def get(tx: Transaction, bundle_id: str) -> StoredBundle:
     return _bundle(row)
 
 
+def unknown(ref: str) -> UnknownNameError:
+    """Say that a version is not here."""
+    return UnknownNameError(f"No bundle {ref} is on this device.")
+
+
 async def by_digest(tx: Transaction, digest: str) -> StoredBundle | None:
     """Return the version with this content, if it is known."""
     row = await tx.one("SELECT * FROM bundle WHERE digest = ?", digest)

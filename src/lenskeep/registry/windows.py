@@ -46,14 +46,18 @@ class SpanKey(Struct, frozen=True, order=True):
     bundle: str
 
 
-async def save(tx: Transaction, key: SpanKey, span: Span) -> None:
-    """Write a span as it is now, replacing what was there."""
-    await tx.run(
-        "INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+def row_of(key: SpanKey, span: Span) -> tuple[int | str | bytes, ...]:
+    """Pack a span as it is at this moment."""
+    return (
         key.seconds, key.start_s, key.slot, key.bundle, span.frames, span.misses,
         msgspec.json.encode(span.outcomes).decode(),
         msgspec.msgpack.encode({stage: sketch.to_bytes() for stage, sketch in span.sketches.items()}),
     )  # fmt: skip
+
+
+async def save(tx: Transaction, rows: list[tuple[int | str | bytes, ...]]) -> None:
+    """Write packed spans, replacing what was there."""
+    await tx.many("INSERT OR REPLACE INTO span VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 async def load(tx: Transaction, key: SpanKey) -> Span | None:
@@ -98,8 +102,7 @@ async def _merge_older(tx: Transaction, small_s: int, large_s: int, before_s: in
         if key not in merged:
             merged[key] = await load(tx, key) or Span()
         merged[key].merge(_span(row))
-    for key, span in merged.items():
-        await save(tx, key, span)
+    await save(tx, [row_of(key, span) for key, span in merged.items()])
     await tx.many(
         "DELETE FROM span WHERE seconds = ? AND start_s = ? AND slot = ? AND bundle = ?",
         ((small_s, row["start_s"], row["slot"], row["bundle"]) for row in rows),

@@ -1,0 +1,257 @@
+"""The daemon's end of one slot's process: start it or find it again, listen, ask, and notice when it dies or hangs.
+
+A process that lives when the daemon starts is adopted by dialling its socket: the cameras never stopped. One that
+died is news for the supervisor, which asks what to run next before it is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from lenskeep.clock import Clock
+from lenskeep.errors import ProcessFailedError, SwapRefusedError, TimedOutError, fault_book
+from lenskeep.messages.runner import (
+    FRAME_BYTES_MAX,
+    LENGTH_BYTES,
+    Acknowledge,
+    Back,
+    Beat,
+    FromRunner,
+    Picture,
+    Results,
+    SlotPlan,
+    Stop,
+    Swap,
+    Swapped,
+    SwapFailed,
+    decoder,
+    frame,
+)
+
+log = logging.getLogger(__name__)
+
+BEAT_MAX_S = 10.0  # twice a second is promised
+PROGRESS_MAX_S = 20.0  # a slot with pictures and no reason to pause
+START_MAX_S = 20.0
+STOP_MAX_S = 5.0
+
+State = Literal["starting", "running", "adopted", "restarting", "stopped"]
+
+
+class RunnerProcess:
+    """One slot's process, whoever started it."""
+
+    def __init__(self, slot: str, socket_path: Path, clock: Clock, hear: Callable[[str, Any], None]) -> None:
+        self.slot = slot
+        self.state: State = "starting"
+        self.beat: Beat | None = None
+        self._socket_path = socket_path
+        self._clock = clock
+        self._hear = hear
+        self._process: asyncio.subprocess.Process | None = None
+        self._pid = 0
+        self._writer: asyncio.StreamWriter | None = None
+        self._waiting: dict[str, asyncio.Future[Swapped]] = {}
+        self._beat_at = 0.0
+        self._progress_at = 0.0
+        self.connected = asyncio.Event()
+        self._beaten = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def adopt(self) -> bool:
+        """Dial a process that an earlier daemon left; say whether there was one."""
+        if not self._socket_path.exists():
+            return False
+        try:
+            await self._dial()
+        except OSError:
+            return False
+        self.state = "adopted"
+        return True
+
+    async def start(self, plan: SlotPlan, plan_path: Path) -> None:
+        """Start the process and dial it. Raises: ProcessFailedError."""
+        plan_path.write_bytes(msgspec.json.encode(plan))
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("NOTIFY")}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "lenskeep.runner", str(plan_path), stdin=asyncio.subprocess.DEVNULL, env=environment,
+            start_new_session=True,  # a signal to the daemon's group is not meant for the cameras
+        )  # fmt: skip
+        deadline = self._clock.monotonic_s() + START_MAX_S
+        while True:
+            try:
+                await self._dial()
+                break
+            except OSError as error:
+                if self._process.returncode is not None:
+                    raise ProcessFailedError(f"The process of slot {self.slot} {self._ended()}.") from error
+                if self._clock.monotonic_s() > deadline:
+                    self.kill()
+                    raise ProcessFailedError(f"The process of slot {self.slot} did not answer.") from error
+                await asyncio.sleep(0.02)
+        self.state = "running"
+
+    async def _dial(self) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(self._socket_path), limit=1 << 20)
+        peer: socket.socket = writer.get_extra_info("socket")
+        self._pid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        self._writer = writer
+        self._beat_at = self._progress_at = self._clock.monotonic_s()
+        self._reader = reader
+        self.connected.set()
+
+    async def listen(self) -> str:
+        """Hear the process until it is gone; return how it ended."""
+        decode = decoder(FromRunner).decode
+        try:
+            while True:
+                size = int.from_bytes(await self._reader.readexactly(LENGTH_BYTES), "big")
+                if size > FRAME_BYTES_MAX:
+                    raise ConnectionError("a message is too large")
+                self._take(decode(await self._reader.readexactly(size)))
+        except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+            log.debug("slot %s: connection ended: %r", self.slot, error)
+        finally:
+            self._close()
+        return await self._how_it_ended()
+
+    async def _how_it_ended(self) -> str:
+        if self._process is not None and self._process.pid == self._pid:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_MAX_S):
+                    await self._process.wait()
+            if self._process.returncode is None:
+                self.kill()
+                await self._process.wait()
+            return self._ended()
+        # adopted: not our child, so there is no exit status; what lives on without a connection is ended
+        self.kill()
+        return "ended"
+
+    def _ended(self) -> str:
+        code = self._process.returncode if self._process else None
+        if code is None:
+            return "ended"
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+    def _close(self) -> None:
+        self.connected.clear()
+        self._beaten.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self.beat = None
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(SwapRefusedError(f"The process of slot {self.slot} died during the exchange."))
+        self._waiting.clear()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)
+            elif self._process is not None and self._process.returncode is None:
+                self._process.kill()
+
+    async def stop(self) -> None:
+        """End the process orderly, or after a few seconds at once."""
+        self.state = "stopped"
+        self.say(Stop())
+        pid = self._pid
+        deadline = self._clock.monotonic_s() + STOP_MAX_S
+        while pid and _alive(pid) and self._clock.monotonic_s() < deadline:
+            if self._process is not None and self._process.returncode is not None:
+                return
+            await asyncio.sleep(0.02)
+        self.kill()
+
+    # --- talk -----------------------------------------------------------------------------------------------------
+
+    def say(self, message: msgspec.Struct) -> None:
+        """Send a message; a process that does not read is noticed by its beat."""
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frame(message))
+
+    def acknowledge(self, run: str, sequence: int) -> None:
+        """Tell the process that these results are stored."""
+        self.say(Acknowledge(run=run, sequence=sequence))
+
+    async def exchange(self, message: Swap | Back, timeout_s: float) -> Swapped:
+        """Ask for an exchange and wait until it took place.
+
+        Raises: SwapRefusedError and its kin with the runner's own fault code; TimedOutError.
+        """
+        if self._writer is None:
+            raise SwapRefusedError(f"The process of slot {self.slot} is not running now.")
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting[message.op] = waiting
+        self.say(message)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await waiting
+        except TimeoutError:
+            raise TimedOutError(f"Slot {self.slot} did not report the exchange in {timeout_s:.0f} s.") from None
+        finally:
+            self._waiting.pop(message.op, None)
+
+    def _take(self, message: Any) -> None:
+        match message:
+            case Beat():
+                self._note_beat(message)
+            case Swapped() if message.op in self._waiting:
+                self._waiting[message.op].set_result(message)
+            case SwapFailed() if message.op in self._waiting:
+                fault = fault_book().get(message.code, SwapRefusedError)
+                self._waiting[message.op].set_exception(fault(message.message))
+            case Swapped() | Results() | Picture():
+                pass
+        self._hear(self.slot, message)
+
+    def _note_beat(self, beat: Beat) -> None:
+        now = self._clock.monotonic_s()
+        if self.beat is None or beat.frames != self.beat.frames or beat.reason:
+            self._progress_at = now
+        self._beat_at, self.beat = now, beat
+        self._beaten.set()
+
+    async def first_beat(self) -> Beat | None:
+        """Wait until the process has said what it runs; None when it does not."""
+        try:
+            async with asyncio.timeout(BEAT_MAX_S / 2):
+                await self._beaten.wait()
+        except TimeoutError:
+            return None
+        return self.beat
+
+    def trouble(self) -> str:
+        """Say why the process must be considered hung, or nothing."""
+        if not self.connected.is_set():
+            return ""
+        now = self._clock.monotonic_s()
+        if now - self._beat_at > BEAT_MAX_S:
+            return f"no sign of life for {now - self._beat_at:.0f} s"
+        if now - self._progress_at > PROGRESS_MAX_S:
+            return f"no frame judged for {now - self._progress_at:.0f} s though there are pictures"
+        return ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
