@@ -63,7 +63,9 @@ class Input(_Facts, kw_only=True):
     scale: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
     mean: Annotated[list[float], Meta(max_length=3)] = []
     std: Annotated[list[Annotated[float, Meta(gt=0.0)]], Meta(max_length=3)] = []
-    frame_px_max: Annotated[list[Pixels], Meta(min_length=2, max_length=2)] = [8192, 8192]
+    frame_px_max: Annotated[list[Pixels], Meta(min_length=2, max_length=2)] = msgspec.field(
+        default_factory=lambda: [8192, 8192]
+    )
 
     @property
     def height_px(self) -> int:
@@ -160,7 +162,9 @@ class Requires(_Facts, kw_only=True):
 
     opset: Annotated[int, Meta(ge=1, le=1000)]
     onnxruntime: Annotated[str, Meta(pattern=r"^>=\d+\.\d+(\.\d+)?$")] = ">=1.31"
-    providers: Annotated[list[Literal["CPU", "CUDA", "TensorRT", "OpenVINO"]], Meta(min_length=1)] = ["CPU"]
+    providers: Annotated[list[Literal["CPU", "CUDA", "TensorRT", "OpenVINO"]], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["CPU"]
+    )
     control_flow: bool = False
 
 

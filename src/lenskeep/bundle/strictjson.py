@@ -1,8 +1,9 @@
 """JSON from strangers, read so that no two readers can understand it differently.
 
 Rules. Plain UTF-8 without a byte order mark, at most 32 levels deep, each key once, numbers that every
-language reads alike (integers of at most 16 digits, finite floats where floats are welcome at all), text without
-NUL and without half a surrogate pair. Depth is counted before anything is parsed, so the parser cannot run away.
+language reads alike (integers of at most 16 digits, finite floats where floats are welcome at all), text
+without NUL and without half a surrogate pair. Depth is counted before anything is parsed, so the parser
+cannot run away.
 Not here: what the values mean; `manifest` and `signing` say that.
 """
 

@@ -38,7 +38,7 @@ from lenskeep.errors import (
 )
 from lenskeep.lifecycle import BundleState, SlotEvent, SlotState
 from lenskeep.messages.control import ActivationRequest, Operation
-from lenskeep.messages.runner import Back, Beat, BundleRef, Swap, Swapped
+from lenskeep.messages.runner import Back, Beat, BundleRef, Cancel, Hold, Swap, Swapped
 from lenskeep.registry import access, audit, bundles, slots
 from lenskeep.registry.bundles import StoredBundle
 from lenskeep.registry.slots import StoredSlot
@@ -156,6 +156,7 @@ class Activator:
             current = await slots.get(tx, slot.name)
             await slots.move(tx, current, SlotEvent.ROLLBACK_ASKED, wanted_id=current.active, reason=reason)
             await self._note(tx, current, "rollback", by, reason, None)
+        self._supervisor.process(slot.name).say(Cancel(op=slot.operation))
         await self._operations.fail(slot.operation, fault)
         await self._operations.succeed(operation.id, None)
         self._tell(slot.name)
@@ -198,18 +199,14 @@ class Activator:
         process = self._supervisor.process(slot.name)
         wanted = await self._plans.bundle_ref(slot.wanted)
         self._operations.progress(slot.operation, "prepare", 0, 0, "")
-        process.say_hold(slot.held)
+        process.say(Hold(held=slot.held))
         timeout_s = self._plans.slot_config(slot.name).swap_deadline_s * 4 + 10
         try:
-            swapped = await process.exchange(Swap(op=slot.operation, bundle=wanted), timeout_s, held=lambda: self._held(slot.name))
+            swapped = await process.exchange(Swap(op=slot.operation, bundle=wanted), timeout_s)
         except LenskeepError as error:
             await self._swap_failed(slot, error)
             return
         await self._swapped(slot, wanted, swapped)
-
-    async def _held(self, name: str) -> bool:
-        async with self._database.read() as tx:
-            return (await slots.get(tx, name)).held
 
     async def _swap_failed(self, slot: StoredSlot, error: LenskeepError) -> None:
         async with self._database.write() as tx:

@@ -197,14 +197,17 @@ class RunnerProcess:
         """
         if self._writer is None:
             raise SwapRefusedError(f"The process of slot {self.slot} is not running now.")
-        waiting = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Swapped] = asyncio.get_running_loop().create_future()
         self._waiting[message.op] = waiting
         self.say(message)
+        left_s = timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                return await waiting
-        except TimeoutError:
-            raise TimedOutError(f"Slot {self.slot} did not report the exchange in {timeout_s:.0f} s.") from None
+            while not waiting.done():
+                await asyncio.wait([waiting], timeout=1.0)
+                left_s -= 0.0 if self.beat is not None and self.beat.held else 1.0  # held: the line decides when
+                if left_s <= 0 and not waiting.done():
+                    raise TimedOutError(f"Slot {self.slot} did not report the exchange in {timeout_s:.0f} s.")
+            return waiting.result()
         finally:
             self._waiting.pop(message.op, None)
 

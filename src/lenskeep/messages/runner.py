@@ -87,6 +87,12 @@ class Swap(_Message, tag="swap", kw_only=True):
     bundle: BundleRef
 
 
+class Cancel(_Message, tag="cancel", kw_only=True):
+    """Give up a swap that has not been exchanged yet; it ends in SwapFailed."""
+
+    op: str
+
+
 class Back(_Message, tag="back", kw_only=True):
     """Exchange to the warm previous version before the next frame."""
 
@@ -124,7 +130,7 @@ class Stop(_Message, tag="stop", kw_only=True):
     """Stop orderly: finish the frame, send what is left, exit."""
 
 
-ToRunner = Swap | Back | Hold | Release | Acknowledge | Preview | Stop
+ToRunner = Swap | Cancel | Back | Hold | Release | Acknowledge | Preview | Stop
 
 
 # --- runner to daemon -----------------------------------------------------------------------------------------------
