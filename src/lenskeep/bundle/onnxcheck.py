@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lenskeep.bundle import onnxformat, onnxtensor
-from lenskeep.bundle.protowire import Message, Reader, Span, shown
+from lenskeep.bundle.protowire import DIMS_MAX, Message, Reader, Span, shown
 from lenskeep.errors import ModelRefusedError
 
 IR_VERSION_MAX = onnxformat.IR_VERSION
@@ -276,6 +276,8 @@ class _Scan:
     def _shape(self, tensor_type: Message) -> Shape | None:
         for span in tensor_type.each("shape"):
             dims = self._read("TensorShapeProto", span).each("dim")
+            if len(dims) > DIMS_MAX:
+                raise ModelRefusedError(f"The model holds a value of more than {DIMS_MAX} dimensions.")
             shape = tuple(self._dimension(dim) for dim in dims)
             onnxtensor.element_count([size for size in shape if isinstance(size, int)])
             return shape
@@ -319,11 +321,10 @@ def _attribute_field(attribute: Message) -> str:
     name, kind = attribute.text("name"), attribute.integer("type")
     if attribute.text("ref_attr_name"):
         raise ModelRefusedError(f"The attribute {shown(name)} refers to a function, and the model has none.")
-    held = attribute.names() - _ATTRIBUTE_LABELS
-    field = onnxformat.ATTRIBUTE_FIELDS.get(kind, "")
-    if (kind and not field) or len(held) > 1 or (kind and held and held != {field}):
+    field = onnxformat.ATTRIBUTE_FIELDS.get(kind)
+    if field is None or attribute.names() - _ATTRIBUTE_LABELS - {field}:
         raise ModelRefusedError(f"The attribute {shown(name)} has a value of another type than it says.")
-    return field or "".join(held)
+    return field
 
 
 def _dtype(tensor_type: Message) -> str:

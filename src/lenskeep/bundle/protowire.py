@@ -185,37 +185,44 @@ class Reader:
     def _add_numbers(self, message: Message, known: Known, wire_type: int, value: int, stop: int) -> None:
         """Take one number of a list, or a packed run of them: keep dims, count everything else."""
         name, kind, _ = known
+        if wire_type == LENGTH:
+            _check_packed(kind, self._view[value:stop])
         if kind == "dim":
             dims = message.integers.setdefault(name, [])
-            dims.extend(self._packed(value, stop) if wire_type == LENGTH else [_integer(kind, value)])
+            dims.extend(self._packed_dims(value, stop) if wire_type == LENGTH else [_integer(kind, value)])
             if len(dims) > DIMS_MAX:
                 raise ModelRefusedError(f"The model holds a tensor of more than {DIMS_MAX} dimensions.")
-            return
-        count = self._packed_count(kind, value, stop) if wire_type == LENGTH else 1
-        message.counts[name] = message.counts.get(name, 0) + count
-
-    def _packed(self, at: int, stop: int) -> list[int]:
-        """Read a packed run of varints, and no more of it than a tensor can have dimensions."""
-        numbers: list[int] = []
-        while at < stop and len(numbers) <= DIMS_MAX:
-            number, at = _varint(self._view[:stop], at, _NUMBER_BYTES_MAX)
-            numbers.append(_integer("dim", number))
-        return numbers
-
-    def _packed_count(self, kind: str, start: int, stop: int) -> int:
-        """Count the numbers of a packed run, without reading them."""
-        size = _FIXED_BYTES.get(_WIRE_TYPES[kind])
-        run = self._view[start:stop]
-        if size is not None:
-            broken = len(run) % size > 0
         else:
-            broken = len(run) > 0 and (run[-1] > 0x7F or _OVERLONG.search(run) is not None)
-        if broken:
-            raise ModelRefusedError("The model holds a list of numbers that ends within a number.")
-        if size is not None:
-            return len(run) // size
-        chunks = (bytes(run[at : at + _CHUNK_BYTES]) for at in range(0, len(run), _CHUNK_BYTES))
-        return sum(len(chunk.translate(None, _CONTINUED)) for chunk in chunks)
+            count = _packed_count(kind, self._view[value:stop]) if wire_type == LENGTH else 1
+            message.counts[name] = message.counts.get(name, 0) + count
+
+    def _packed_dims(self, at: int, stop: int) -> list[int]:
+        """Read a packed run of dims, and hardly more of them than a tensor can have."""
+        dims: list[int] = []
+        while at < stop and len(dims) <= DIMS_MAX:
+            dim, at = _varint(self._data, at, _NUMBER_BYTES_MAX)
+            dims.append(_integer("dim", dim))
+        return dims
+
+
+def _check_packed(kind: str, run: memoryview) -> None:
+    """Refuse a packed run of numbers that does not end where a number ends, or holds an overlong one."""
+    size = _FIXED_BYTES.get(_WIRE_TYPES[kind])
+    if size is not None:
+        broken = len(run) % size > 0
+    else:
+        broken = len(run) > 0 and (run[-1] > 0x7F or _OVERLONG.search(run) is not None)
+    if broken:
+        raise ModelRefusedError("The model holds a list of numbers with a broken number in it.")
+
+
+def _packed_count(kind: str, run: memoryview) -> int:
+    """Count the numbers of a packed run without reading them: each varint has one last byte."""
+    size = _FIXED_BYTES.get(_WIRE_TYPES[kind])
+    if size is not None:
+        return len(run) // size
+    chunks = (bytes(run[at : at + _CHUNK_BYTES]) for at in range(0, len(run), _CHUNK_BYTES))
+    return sum(len(chunk.translate(None, _CONTINUED)) for chunk in chunks)
 
 
 def _varint(data: bytes | memoryview, at: int, bytes_max: int) -> tuple[int, int]:
