@@ -47,7 +47,7 @@ class Metrics:
     """Counts results, keeps windows, answers what the pages and gates ask."""
 
     def __init__(self, database: Database, events: Events, clock: Clock, retention: MetricsRetention) -> None:
-        self._database = database
+        self.database = database
         self._events = events
         self._clock = clock
         self._retention = retention
@@ -61,7 +61,7 @@ class Metrics:
 
     async def load(self, slots: list[str]) -> None:
         """Find out up to where each slot was counted."""
-        async with self._database.read() as tx:
+        async with self.database.read() as tx:
             for slot in slots:
                 run, sequence = await windows.position(tx, slot)
                 self._slots[slot] = SlotCounts(run, sequence)
@@ -154,7 +154,7 @@ class Metrics:
             self._absorb()
             if not self._waiting:
                 return
-            async with self._database.write() as tx:
+            async with self.database.write() as tx:
                 rows = []
                 for key, span in self._waiting.items():
                     merged = await windows.load(tx, key) or Span()
@@ -182,7 +182,7 @@ class Metrics:
 
     async def _thin(self) -> None:
         keep = self._retention
-        async with self._database.write() as tx:
+        async with self.database.write() as tx:
             await windows.thin(
                 tx, now_s=int(self._clock.now_s()), minutes_days=keep.minutes_days, quarters_days=keep.quarters_days,
                 hours_days=keep.hours_days,

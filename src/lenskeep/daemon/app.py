@@ -1,0 +1,158 @@
+"""The device daemon, built once, in the order of a bundle's journey, and run until one of its loops ends.
+
+This is the only place that constructs across rooms. Constructors start nothing; closing is the stack unwinding. An
+unexpected exception in any loop ends the daemon, its runners go on, and the next daemon adopts them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import platform
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from lenskeep.clock import Clock
+from lenskeep.config import Config
+from lenskeep.daemon.activator import Activator
+from lenskeep.daemon.control.rooms import Rooms
+from lenskeep.daemon.control.server import control_server
+from lenskeep.daemon.events import Events
+from lenskeep.daemon.exposition import Exposition
+from lenskeep.daemon.health import Health
+from lenskeep.daemon.importer import Importer
+from lenskeep.daemon.metrics import Metrics
+from lenskeep.daemon.operations import Operations
+from lenskeep.daemon.places import Places
+from lenskeep.daemon.plans import Plans
+from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
+from lenskeep.daemon.supervisor import Supervisor
+from lenskeep.daemon.systemd import Notifier
+from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
+from lenskeep.daemon.views import Views
+from lenskeep.database import Database, open_database
+from lenskeep.errors import LenskeepError, RegistryCorruptError
+from lenskeep.registry import bundles, journal, slots
+from lenskeep.registry.blobs import MEBIBYTE, Blobs
+
+log = logging.getLogger(__name__)
+
+REGISTRY_SCHEMA = "lenskeep.registry.schema"
+METRICS_SCHEMA = "lenskeep.registry.metrics_schema"
+EVENTS_PER_START = 1_000_000
+
+
+async def serve(config: Config, places: Places, clock: Clock, notifier: Notifier) -> None:
+    """Build the device daemon and run it until it is told to stop."""
+    async with AsyncExitStack() as stack:
+        places.make()
+        notes: list[LenskeepError] = []
+        names = [slot.name for slot in config.slot]
+        database = await stack.enter_async_context(_open_or_renew(places.registry, REGISTRY_SCHEMA, clock, notes))
+        windows = await stack.enter_async_context(_open_or_renew(places.metrics, METRICS_SCHEMA, clock, notes))
+        async with database.write() as tx:
+            await slots.ensure(tx, names, at_ms=clock.now_ms())
+            start = await journal.count_up(tx, "start")
+            prepared = await bundles.prepared_files(tx)
+        await asyncio.to_thread(remove_leftovers_in_thread, places, prepared)
+
+        tasks = asyncio.TaskGroup()
+        blobs = Blobs(places.state_dir, free_bytes_min=config.storage.free_mb_min * MEBIBYTE)
+        events = Events(clock, start * EVENTS_PER_START)
+        operations = Operations(database, events, clock, tasks)
+        plans = Plans(config, places, database, blobs)
+        qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial)
+        importer = Importer(config, database, blobs, qualifier, operations, events, clock)
+        metrics = Metrics(windows, events, clock, config.metrics)
+        supervisor = Supervisor(config, places, plans, metrics, events, clock)
+        activator = Activator(
+            database, plans, qualifier, supervisor, metrics, operations, events, clock, config.probation
+        )
+        health = Health(database, blobs, clock, notes)
+        device = config.device.name or platform.node()
+        views = Views(config, device, database, blobs, supervisor, activator, metrics, health, clock)
+        rooms = Rooms(
+            operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
+            supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
+            metrics=Exposition(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
+        )  # fmt: skip
+
+        await metrics.load(names)
+        await importer.begin()
+        await operations.load()
+        await stack.enter_async_context(control_server(config, rooms, places.runtime_dir))
+        stop = _stop_on_signals()
+        with contextlib.suppress(_Stopped):
+            try:
+                async with tasks:
+                    tasks.create_task(supervisor.run(activator), name="supervisor")
+                    tasks.create_task(activator.run(), name="activator")
+                    tasks.create_task(metrics.run(), name="metrics")
+                    tasks.create_task(qualifier.resume("device"), name="resume")
+                    tasks.create_task(_report(supervisor, views, notifier), name="watchdog")
+                    tasks.create_task(_until(stop), name="stop")
+                    notifier.ready("serving")
+                    gc.collect()
+                    gc.freeze()
+            except* _Stopped:
+                notifier.stopping()
+                await supervisor.stop()
+                await metrics.flush()
+
+
+class _Stopped(Exception):  # noqa: N818 - the way out of the task group, not a fault
+    pass
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    return stop
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+    log.info("stopping")
+    raise _Stopped
+
+
+async def _report(supervisor: Supervisor, views: Views, notifier: Notifier) -> None:
+    """Feed the watchdog while every slot makes progress, and keep systemd's status line true."""
+    shown = ""
+    while True:
+        if supervisor.healthy():
+            notifier.watchdog()
+        line = "; ".join(
+            f"{slot}: {process.beat.active or 'no model'} {process.beat.reason}".strip() if process.beat else f"{slot}: {process.state}"
+            for slot, process in supervisor.processes.items()
+        )
+        if line != shown:
+            notifier.status(line)
+            shown = line
+        await asyncio.sleep(min(2.0, notifier.watchdog_s / 4 or 2.0))
+
+
+@asynccontextmanager
+async def _open_or_renew(
+    path: Path, schema: str, clock: Clock, notes: list[LenskeepError]
+) -> AsyncIterator[Database]:
+    """Open a database; a damaged one is set aside and a new one begun, so that the line comes up all the same."""
+    async with AsyncExitStack() as stack:
+        try:
+            database = await stack.enter_async_context(open_database(path, schema))
+        except RegistryCorruptError as error:
+            aside = path.with_name(f"{path.name}.damaged-{clock.now_ms()}")
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+            note = RegistryCorruptError(f"{error} It was set aside as {aside.name}; slots run from their pointer files.")
+            log.error("%s %s", note.code, note)
+            notes.append(note)
+            database = await stack.enter_async_context(open_database(path, schema))
+        yield database

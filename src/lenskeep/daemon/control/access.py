@@ -1,0 +1,66 @@
+"""Whose signature counts and who may ask: keys and tokens."""
+
+from __future__ import annotations
+
+from lenskeep.daemon.control.route import Ask, Reply, Route
+from lenskeep.messages.control import Key, KeyRequest, RevokeRequest, Token, TokenRequest, WhoAmI
+
+
+async def keys(ask: Ask) -> list[Key]:
+    return await ask.rooms.keys.list()
+
+
+async def trust(ask: Ask) -> Key:
+    return await ask.rooms.keys.trust(ask.body, ask.who.by)
+
+
+async def revoke(ask: Ask) -> Key:
+    return await ask.rooms.keys.revoke(ask.part("id"), ask.body.reason, ask.who.by)
+
+
+async def tokens(ask: Ask) -> list[Token]:
+    return await ask.rooms.tokens.list()
+
+
+async def add_token(ask: Ask) -> Reply:
+    return Reply(await ask.rooms.tokens.add(ask.body, ask.who.by))
+
+
+async def remove_token(ask: Ask) -> None:
+    await ask.rooms.tokens.remove(ask.part("id"), ask.who.by)
+
+
+async def whoami(ask: Ask) -> WhoAmI:
+    return WhoAmI(name=ask.who.by, role=ask.who.role, anonymous=ask.who.anonymous)
+
+
+ROUTES = [
+    Route(
+        method="GET", path="/v1/keys", role="viewer", handler=keys, answer=list[Key],
+        summary="List the keys that may sign bundles for this device",
+    ),
+    Route(
+        method="POST", path="/v1/keys", role="admin", handler=trust, answer=Key, body=KeyRequest, status=201,
+        summary="Trust a public key for some model names",
+    ),
+    Route(
+        method="POST", path="/v1/keys/{id}/revocation", role="admin", handler=revoke, answer=Key, body=RevokeRequest,
+        summary="Withdraw trust in a key",
+    ),
+    Route(
+        method="GET", path="/v1/tokens", role="admin", handler=tokens, answer=list[Token],
+        summary="List the tokens, without their secrets",
+    ),
+    Route(
+        method="POST", path="/v1/tokens", role="admin", handler=add_token, answer=Token, body=TokenRequest,
+        status=201, repeatable=False, summary="Make a token; its secret is in this one answer and nowhere else",
+    ),
+    Route(
+        method="DELETE", path="/v1/tokens/{id}", role="admin", handler=remove_token, answer=None, status=204,
+        summary="Remove a token",
+    ),
+    Route(
+        method="GET", path="/v1/whoami", role="viewer", handler=whoami, answer=WhoAmI,
+        summary="Say who is asking, as the device sees it",
+    ),
+]  # fmt: skip

@@ -1,0 +1,33 @@
+"""The device's page: static files of the package, served as they are."""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+
+from aiohttp import web
+
+import lenskeep
+
+WEB = Path(lenskeep.__file__).parent / "web"
+SUFFIXES = frozenset({".html", ".css", ".js", ".mjs", ".svg", ".png", ".ico", ".json", ".webmanifest", ".woff2"})
+
+
+def add_page(app: web.Application, folder: Path = WEB) -> None:
+    """Serve every file of the folder under its name, and `index.html` at the root."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in SUFFIXES:
+            name = path.relative_to(folder).as_posix()
+            handler = _sender(path)
+            app.router.add_get(f"/{name}", handler)
+            if name == "index.html":
+                app.router.add_get("/", handler)
+
+
+def _sender(path: Path):  # type: ignore[no-untyped-def]
+    content_type = mimetypes.types_map.get(path.suffix, "application/octet-stream")
+
+    async def send(_request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(path, headers={"Content-Type": content_type, "Cache-Control": "no-cache"})
+
+    return send

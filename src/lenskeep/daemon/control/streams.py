@@ -1,0 +1,135 @@
+"""Answers that do not end by themselves: events as SSE, the preview as MJPEG.
+
+Rules. A slow reader slows its own stream only, and there are at most `STREAMS_MAX` at a time. Every event carries its
+number as the SSE id, so that a reader can go on where it stopped; a comment every 15 s shows that the line is alive.
+When the daemon stops, the streams are ended at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from lenskeep.errors import ConflictError
+from lenskeep.messages.control import Event
+from lenskeep.messages.runner import Picture
+
+T = TypeVar("T")
+
+HEARTBEAT_S = 15.0
+STREAMS_MAX = 32
+RETRY_MS = 2000
+BOUNDARY = "lenskeep-picture"
+
+
+class Streams:
+    """The streams that are open now."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    @contextmanager
+    def enter(self) -> Iterator[None]:
+        """Count the running request as a stream. Raises: ConflictError when there are too many."""
+        if len(self._tasks) >= STREAMS_MAX:
+            raise ConflictError(f"{STREAMS_MAX} streams are open already; close one first.")
+        task = asyncio.current_task()
+        assert task is not None, "a request runs in a task"
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    async def end(self, _app: web.Application) -> None:
+        """End them all, so that the server can stop."""
+        for task in list(self._tasks):
+            task.cancel()
+
+
+STREAMS = web.AppKey("streams", Streams)
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close a generator when its reader goes, not when the collector finds it."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+async def send_events(request: web.Request, events: AsyncIterator[Event]) -> web.StreamResponse:
+    """Answer with events until the reader goes."""
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+    with request.app[STREAMS].enter(), contextlib.suppress(ConnectionResetError):
+        async with closing(_with_heartbeats(events)) as beats:
+            await anext(beats)  # from here on nothing is missed
+            await answer.prepare(request)
+            await answer.write(b"retry: %d\n\n" % RETRY_MS)
+            async for event in beats:
+                await answer.write(b": alive\n\n" if event is None else _sse(event))
+    return answer
+
+
+def _sse(event: Event) -> bytes:
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.sequence, event.type.encode(), msgspec.json.encode(event))
+
+
+async def _with_heartbeats(events: AsyncIterator[Event]) -> AsyncIterator[Event | None]:
+    """Yield None as soon as the subscription stands, then events, with a None in every long pause."""
+    coming = asyncio.ensure_future(anext(events, None))
+    try:
+        await asyncio.sleep(0)  # the generator runs up to its first wait: it listens now
+        yield None
+        while True:
+            done, _ = await asyncio.wait({coming}, timeout=HEARTBEAT_S)
+            if not done:
+                yield None
+                continue
+            event = coming.result()
+            if event is None:
+                return
+            coming = asyncio.ensure_future(anext(events, None))
+            yield event
+    finally:
+        coming.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await coming
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
+
+
+def picture_headers(picture: Picture) -> dict[str, str]:
+    """Say how old a picture is and what judged it."""
+    return {
+        "X-Frame-Age-Ms": str(picture.age_ms),
+        "X-Captured-Ms": str(picture.captured_ms),
+        "X-Model-Version": picture.bundle,
+        "X-Outcome": picture.outcome,
+    }
+
+
+async def send_pictures(request: web.Request, pictures: AsyncIterator[Picture]) -> web.StreamResponse:
+    """Answer with JPEG pictures until the reader goes; the first one is there before the first header goes out."""
+    answer = web.StreamResponse(headers={"Content-Type": f"multipart/x-mixed-replace; boundary={BOUNDARY}"})
+    with request.app[STREAMS].enter(), contextlib.suppress(ConnectionResetError):
+        async with closing(pictures) as stream:
+            async for picture in stream:
+                if not answer.prepared:
+                    await answer.prepare(request)
+                await answer.write(_part(picture))
+    return answer
+
+
+def _part(picture: Picture) -> bytes:
+    lines = [f"--{BOUNDARY}", "Content-Type: image/jpeg", f"Content-Length: {len(picture.jpeg)}"]
+    lines += [f"{name}: {value}" for name, value in picture_headers(picture).items()]
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + picture.jpeg + b"\r\n"
