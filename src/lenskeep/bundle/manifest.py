@@ -325,16 +325,17 @@ def _check_decode(manifest: Manifest) -> None:
         _require(len(shape) == 3 and shape[1] == 4 + labels, f"outputs shape {shape} does not fit 4 + {labels} labels")
     elif isinstance(decode, YoloEndToEndDecode):
         _require(len(shape) == 3 and shape[2] == 6, f"outputs shape {shape} is not (1, K, 6)")
-    _require(
-        (manifest.task == "classify") == isinstance(decode, ClassifyDecode), "decode does not fit the task"
-    )
+    _require((manifest.task == "classify") == isinstance(decode, ClassifyDecode), "decode does not fit the task")
 
 
 def _check_golden(manifest: Manifest) -> None:
     images = [case.image for case in manifest.golden.cases]
     _require(len(set(images)) == len(images), "golden.cases names a picture twice")
     for case in manifest.golden.cases:
-        _require(re.search(r"\.(png|bmp)$", case.image) is not None, f"golden picture {case.image} is not lossless (png or bmp)")
+        _require(
+            re.search(r"\.(png|bmp)$", case.image) is not None,
+            f"golden picture {case.image} is not lossless (png or bmp)",
+        )
         expected = case.scores if manifest.task == "classify" else case.boxes
         other = case.boxes if manifest.task == "classify" else case.scores
         _require(expected is not None and other is None, f"golden case {case.image} does not fit the task")
