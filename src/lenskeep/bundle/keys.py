@@ -1,8 +1,9 @@
 """Keys that sign bundles: ECDSA on the curve P-256 with SHA-256, and nothing else.
 
-Rules. The algorithm is a property of the key that somebody here trusted, never of the document that it signed. A
-key is known by the sha256 of its public PEM text, the same hint that OpenSSF Model Signing writes. `Signer` is the
-seam for keys that do not live in a file (PKCS#11, TPM). This module is the one seam to `cryptography`.
+Rules. The algorithm is a property of the key that somebody here trusted, never of the document that it
+signed. A key is known by the sha256 of its public PEM text, the same hint that OpenSSF Model Signing
+writes. `Signer` is the seam for keys that do not live in a file (PKCS#11, TPM). This module is the one seam
+to `cryptography`.
 Not here: what is signed (signing), who is trusted for what (trust).
 """
 
@@ -25,8 +26,8 @@ class Signer(Protocol):
     """Something that holds a private P-256 key, wherever that is."""
 
     @property
-    def key_id(self) -> str:
-        """The id of the public half."""
+    def public(self) -> PublicKey:
+        """The public half."""
 
     def sign(self, data: bytes) -> bytes:
         """Return the DER signature, ECDSA with SHA-256, over `data`."""
@@ -60,12 +61,12 @@ class PrivateKey:
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
         self._scheme = _scheme()
-        self.public = PublicKey(key.public_key())
+        self._public = PublicKey(key.public_key())
 
     @property
-    def key_id(self) -> str:
-        """The id of the public half."""
-        return self.public.id
+    def public(self) -> PublicKey:
+        """The public half."""
+        return self._public
 
     def sign(self, data: bytes) -> bytes:
         """Return the DER signature over `data`; equal data, equal signature where OpenSSL can (RFC 6979)."""

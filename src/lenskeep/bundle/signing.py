@@ -1,9 +1,10 @@
 """`model.sig`: an OpenSSF Model Signing 1.0 signature, written and read by its `key` method alone.
 
-The document is a Sigstore bundle (JSON) around a DSSE envelope around an in-toto statement, which lists every file
-with its sha256. Rules. Exactly one signature; the payload is parsed only after the signature over it was verified;
-no field that is not understood is passed over, except inside a file's descriptor, where the specification invites
-more. The statement carries no sizes, no version and nothing that expires: manifest and trust store do that.
+The document is a Sigstore bundle (JSON) around a DSSE envelope around an in-toto statement, which lists
+every file with its sha256. Rules. Exactly one signature; the payload is parsed only after the signature
+over it was verified; no field that is not understood is passed over, except inside a file's descriptor,
+where the specification invites more. The statement carries no sizes, no version and nothing that expires:
+manifest and trust store do that.
 Source: OpenSSF Model Signing specification v1.0; in-toto Statement v1; DSSE v1.0.
 """
 
@@ -145,7 +146,7 @@ def sign(files: Iterable[SignedFile], signer: Signer, subject: str) -> bytes:
     return msgspec.json.encode(
         _Bundle(
             media_type="application/vnd.dev.sigstore.bundle.v0.3+json",
-            verification_material=_Material(public_key=_Key(hint=signer.key_id)),
+            verification_material=_Material(public_key=_Key(hint=signer.public.id)),
             dsse_envelope=envelope,
         )
     )

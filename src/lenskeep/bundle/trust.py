@@ -1,8 +1,8 @@
 """Who may sign which model name, and when.
 
 Rules. Trust is given by an administrator of this device, key by key, for model names that match the key's
-patterns, and for a time. A revoked key stays listed, so that its bundles are refused by name and not as strangers.
-`Authority` is the seam: a fleet's signed roles answer the same questions in place of this store.
+patterns, and for a time. A revoked key stays listed, so that its bundles are refused by name and not as
+strangers. `Authority` is the seam: a fleet's signed roles answer the same questions in place of this store.
 Not here: the arithmetic of signatures (keys), the clock (`now_s` is passed in).
 """
 
