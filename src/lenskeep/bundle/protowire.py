@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from lenskeep.errors import ModelRefusedError
 
-FIELDS_MAX = 4_000_000  # in one document; bounds time and memory where two bytes can stand for a field
+FIELDS_MAX = 2_000_000  # in one document; bounds time and memory where two bytes can stand for a field
 TEXT_BYTES_MAX = 1 << 20
 DIMS_MAX = 32
 
@@ -120,9 +120,10 @@ class Reader:
         """
         message = Message()
         texts, integers, spans = message.texts, message.integers, message.spans
-        for (name, kind, repeated), wire_type, value, stop in self._fields(layout, span):
+        for known, wire_type, value, stop in self._fields(layout, span):
+            name, kind, repeated = known
             if repeated and kind in _WIRE_TYPES:
-                self._add_numbers(message, (name, kind, repeated), wire_type, value, stop)
+                self._add_numbers(message, known, wire_type, value, stop)
                 continue
             if kind == "text":
                 texts.setdefault(name, []).append(self._text(layout, value, stop))
@@ -239,9 +240,7 @@ def _varint(data: bytes | memoryview, at: int, bytes_max: int) -> tuple[int, int
 
 
 def _integer(kind: str, value: int) -> int:
-    """Give a varint the sign and the width of its kind."""
-    if kind == "uint64":
-        return value
+    """Give a varint the sign and the width of its kind; what is unsigned is only ever counted."""
     if value >> 63:
         value -= 1 << 64
     if kind in ("int32", "enum") and not -(1 << 31) <= value < 1 << 31:

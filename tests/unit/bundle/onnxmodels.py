@@ -52,7 +52,7 @@ def with_tensor(tensor: TensorProto) -> ModelProto:
 
 
 def cnn() -> ModelProto:
-    """A small classifier as exporters write it: convolutions, a named batch size, metadata, inferred shapes."""
+    """A small classifier as exporters write it: a named batch size, metadata, inferred shapes."""
     rng = np.random.default_rng(1)
 
     def weight(name: str, *shape: int) -> TensorProto:
@@ -131,7 +131,7 @@ def loop(*, growing: bool) -> ModelProto:
 
 
 def functions(bodies: dict[str, list[str]]) -> ModelProto:
-    """A model with one local function per name, each calling the functions listed for it one after the other."""
+    """A model with local functions by name, each calling those listed for it one after the other."""
     built = model(
         [helper.make_node(next(iter(bodies)), ["x"], ["y"], domain="local")], opsets=OPSETS | {"local": 1}
     )

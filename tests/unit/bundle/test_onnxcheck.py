@@ -1,4 +1,4 @@
-"""What the static scan says about good models, and that it refuses the hostile ones before anything loads them."""
+"""What the static scan says about good models, and that it refuses hostile ones before a loader sees them."""
 
 import mmap
 import random
