@@ -19,7 +19,7 @@ Reader = Callable[[np.ndarray, float], measure.Found]
 
 
 def write_classifier(folder: Path, nets: dict[str, nn.Module]) -> None:
-    """Write station pictures: caps in place, and two between places, where every detail of preprocessing shows."""
+    """Write station pictures: caps in place, and two between places, where a wrong preprocessing shows most."""
     folder.mkdir(parents=True, exist_ok=True)
     expected: dict[str, dict] = {version: {} for version in nets}
     for name, picture in _station_pictures():

@@ -1,4 +1,4 @@
-"""How good a trained sample model is: accuracy of the classifier; precision, recall and mAP50 of a detector."""
+"""How good a sample model is: accuracy of a classifier; precision, recall and mAP50 of a detector."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def classifier_metrics(scores: Floats, labels: NDArray[np.int64]) -> dict[str, f
 
 
 def read_crowd(output: Floats, score_min: float) -> Found:
-    """Read one picture's raw layout (7, n) and suppress what overlaps a better box of its label by more than 0.5."""
+    """Read one picture's raw layout (7, n); suppress what overlaps a better box by more than 0.5, whatever its label."""
     scores, labels = output[4:].max(0), output[4:].argmax(0)
     centres, halves = output[:2].T, output[2:4].T / 2
     found = Found(labels, scores, np.concatenate((centres - halves, centres + halves), 1))
@@ -65,8 +65,7 @@ def read_crowd(output: Floats, score_min: float) -> Found:
     found = found.only(np.argsort(-found.scores, kind="stable"))
     kept: list[int] = []
     for row in range(len(found.scores)):
-        rivals = [other for other in kept if found.labels[other] == found.labels[row]]
-        if not rivals or overlap(found.boxes[row], found.boxes[rivals]).max() <= 0.5:
+        if not kept or overlap(found.boxes[row], found.boxes[kept]).max() <= 0.5:
             kept.append(row)
     return found.only(np.array(kept, np.int64))
 

@@ -1,13 +1,14 @@
 """Data sets made of synthetic scenes, and the preprocessing that the models are trained behind.
 
-A recipe names every belt (seed, size) and how many frames are taken from it; its digest, which covers the source of the
-scenes too, stands for the data set.
+A recipe names every belt (seed, size) and how many frames are taken from it; its digest, which covers the source of
+the scenes too, stands for the data set.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -55,7 +56,7 @@ BELT_HELD_OUT = Recipe("belt", 9000, 18, 10, BELT_SIZES)
 
 
 def station_set(recipe: Recipe) -> tuple[Image, NDArray[np.int64]]:
-    """Make frames (n, 96, 96, 3) RGB and their label numbers; -1 is a frame in which the caps change places."""
+    """Make frames (n, 96, 96, 3) RGB and their label numbers; -1 is a frame in which caps change places."""
     images, labels = [], []
     for belt, rng in _belts(recipe):
         for _ in range(recipe.frames):
@@ -68,7 +69,7 @@ def station_set(recipe: Recipe) -> tuple[Image, NDArray[np.int64]]:
 
 
 def belt_set(recipe: Recipe) -> tuple[Image, list[NDArray[np.float32]]]:
-    """Make frames (n, 320, 320, 3) RGB and, per frame, rows of label number, x1, y1, x2, y2 in input pixels."""
+    """Make frames (n, 320, 320, 3) RGB and, per frame, rows of label number, x1, y1, x2, y2 in its pixels."""
     images, truths = [], []
     for belt, rng in _belts(recipe):
         for _ in range(recipe.frames):
@@ -118,7 +119,7 @@ def letterboxed(frame: Image) -> tuple[Image, float, int, int]:
     return cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), scale, left, top
 
 
-def _belts(recipe: Recipe):
+def _belts(recipe: Recipe) -> Iterator[tuple[Belt, np.random.Generator]]:
     for number in range(recipe.belts):
         seed = recipe.first_seed + number
         width_px, height_px = recipe.sizes[number % len(recipe.sizes)]

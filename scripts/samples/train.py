@@ -1,11 +1,12 @@
-"""Train the sample models on generated scenes and write them, with their facts and golden sets, beside this file.
+"""Train the sample models on generated scenes; write them, their facts and golden sets beside this file.
 
     pip install torch==2.13.0 onnx     # for this script alone; the project itself needs neither
     python scripts/samples/train.py    # everything, some minutes on two cores
 
-What it makes: `models/<name>-<version>.onnx` with `<name>-<version>.json` (how it was made and how well it does), and
-`golden/<name>/` with pictures and the answers that torch gives for them. The seeds are fixed. `cap-inspect-slow` has
-no golden set of its own: it is cap-inspect 1.1.0 with useless work added, and gives the answers of that version.
+What it makes: `models/<name>-<version>.onnx` with `<name>-<version>.json` (how it was made and how well it does),
+and `golden/<name>/` with pictures and the answers that torch gives for them. The seeds are fixed.
+`cap-inspect-slow` is cap-inspect 1.1.0 with useless work added: it gives that version's answers, so it has no golden
+set of its own.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def make_classifiers(out: Path) -> None:
 
 
 def make_detectors(out: Path) -> None:
-    """Train one detector: its crowd head gives cap-detect 1.0.0 early on, its single head 1.1.0 at the end."""
+    """Train one detector: its crowd head becomes cap-detect 1.0.0 early on, its single head 1.1.0 later."""
     training = scenes.belt_set(scenes.BELT_TRAINING)
     held_out = scenes.belt_set(scenes.BELT_HELD_OUT)
     early, late = train_detector(*training)
@@ -99,7 +100,7 @@ def make_detectors(out: Path) -> None:
 def train_classifier(
     widths: tuple[int, ...], epochs: int, images: scenes.Image, labels: np.ndarray
 ) -> nets.Classifier:
-    """Train on frames with a cap in place; between two caps every label shall seem as likely as the others."""
+    """Train on frames with a cap in place; between two caps no label is likelier than another."""
     torch.manual_seed(SEED)
     net, rng = nets.Classifier(widths), np.random.default_rng(SEED)
     wanted = np.where(labels[:, None] >= 0, np.eye(3)[labels], 1 / 3).astype(np.float32)
@@ -163,7 +164,7 @@ def _lit(images: scenes.Image, rng: np.random.Generator) -> Tensor:
 
 
 def _cells(truth: np.ndarray, flipped: bool) -> tuple[np.ndarray, ...]:
-    """Say what each cell shall answer: label per head (-1 belt, -2 whatever it likes), and the box around it."""
+    """Say what each cell shall answer: a label per head (-1 belt, -2 whatever it likes), and a box."""
     cells = scenes.DETECTOR_PX // nets.STRIDE_PX
     labels = np.full((2, cells, cells), -1, np.int64)
     boxes = np.zeros((4, cells, cells), np.float32)
@@ -175,8 +176,8 @@ def _cells(truth: np.ndarray, flipped: bool) -> tuple[np.ndarray, ...]:
         near = (off_x < 1.5 * nets.STRIDE_PX) & (off_y < 1.5 * nets.STRIDE_PX)
         crowd = (off_x <= nets.STRIDE_PX) & (off_y <= nets.STRIDE_PX)
         single = (off_y == off_y.min()) & (off_x == off_x.min())
-        labels[0][near], labels[1][near] = -2, -2
-        labels[0][crowd], labels[1][single] = label, label
+        labels[0][crowd] = label
+        labels[1][near], labels[1][single] = -2, label
         box = (x - at[None, :], y - at[:, None], np.full((1, 1), width), np.full((1, 1), height))
         for channel, value in enumerate(box):
             boxes[channel][near] = np.broadcast_to(value, (cells, cells))[near]

@@ -26,13 +26,13 @@ class _Section(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Device(_Section, kw_only=True):
+class Device(_Section, frozen=True, kw_only=True):
     """[device]"""
 
     name: Annotated[str, Meta(max_length=64)] = ""
 
 
-class Storage(_Section, kw_only=True):
+class Storage(_Section, frozen=True, kw_only=True):
     """[storage]"""
 
     state_dir: str = ""
@@ -41,13 +41,13 @@ class Storage(_Section, kw_only=True):
     keep_versions: NatNumber = 5
 
 
-class Limits(_Section, kw_only=True):
+class Limits(_Section, frozen=True, kw_only=True):
     """[limits]"""
 
     bundle_mb_max: Count = 4096
 
 
-class Control(_Section, kw_only=True):
+class Control(_Section, frozen=True, kw_only=True):
     """[control]"""
 
     port: Annotated[int, Meta(ge=0, le=65535)] = 8417
@@ -56,7 +56,7 @@ class Control(_Section, kw_only=True):
     hosts: list[str] = []
 
 
-class Trial(_Section, kw_only=True):
+class Trial(_Section, frozen=True, kw_only=True):
     """[trial]"""
 
     memory_mb_max: Count = 2048
@@ -65,7 +65,7 @@ class Trial(_Section, kw_only=True):
     frames: Annotated[int, Meta(ge=10, le=10000)] = 100
 
 
-class Probation(_Section, kw_only=True):
+class Probation(_Section, frozen=True, kw_only=True):
     """[probation]"""
 
     seconds: Positive = 60.0
@@ -75,7 +75,7 @@ class Probation(_Section, kw_only=True):
     outcome_shift_max: Ratio = 0.30
 
 
-class MetricsRetention(_Section, kw_only=True):
+class MetricsRetention(_Section, frozen=True, kw_only=True):
     """[metrics]"""
 
     minutes_days: Count = 1
@@ -83,7 +83,7 @@ class MetricsRetention(_Section, kw_only=True):
     hours_days: Count = 90
 
 
-class Slot(_Section, kw_only=True):
+class Slot(_Section, frozen=True, kw_only=True):
     """[[slot]]"""
 
     name: PlaceName
@@ -94,7 +94,7 @@ class Slot(_Section, kw_only=True):
     crashes_max: Count = 3
 
 
-class Camera(_Section, kw_only=True):
+class Camera(_Section, frozen=True, kw_only=True):
     """[[camera]]"""
 
     name: PlaceName
@@ -110,7 +110,7 @@ class Camera(_Section, kw_only=True):
     frame_age_max_s: Positive = 2.0
 
 
-class Config(_Section, kw_only=True):
+class Config(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
     device: Device = Device()
@@ -169,4 +169,6 @@ def _check_places(config: Config) -> None:
     known = {slot.name for slot in config.slot}
     for camera in config.camera:
         if camera.slot not in known:
-            raise ConfigError(f"camera.slot: camera {camera.name!r} names the slot {camera.slot!r}, which is not there.")
+            raise ConfigError(
+                f"camera.slot: camera {camera.name!r} names the slot {camera.slot!r}, which is not there."
+            )

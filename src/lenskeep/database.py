@@ -137,7 +137,8 @@ async def _migrate(connection: aiosqlite.Connection, schema: str) -> None:
     steps = {int(name[:4]): name for name in _step_names(schema)}
     if done and max(done) > max(steps):
         raise DeviceError(
-            "The registry was written by a newer version of Lenskeep.", hint="Install that version again, or a newer one."
+            "The registry was written by a newer version of Lenskeep.",
+            hint="Install that version again, or a newer one.",
         )
     for number in sorted(set(steps) - done):
         text = (resources.files(schema) / steps[number]).read_text(encoding="utf-8")
@@ -168,7 +169,9 @@ def _translated(path: Path) -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            raise StorageFullError(f"The disk is full; {path.name} could not be written. Nothing was changed.") from error
+            raise StorageFullError(
+                f"The disk is full; {path.name} could not be written. Nothing was changed."
+            ) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise RegistryCorruptError(f"{path} is damaged: {error}.") from error
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):

@@ -60,9 +60,24 @@ B, E, S = BundleState, BundleEvent, SlotState
 V = SlotEvent
 
 BUNDLE_TRANSITIONS: dict[BundleState, dict[BundleEvent, BundleState]] = {
-    B.IMPORTED: {E.TRIAL_PASSED: B.QUALIFIED, E.TRIAL_FAILED: B.REJECTED, E.REMOVED: B.RETIRED, E.IMPORTED_AGAIN: B.IMPORTED},
-    B.QUALIFIED: {E.TRIAL_PASSED: B.QUALIFIED, E.TRIAL_FAILED: B.REJECTED, E.REMOVED: B.RETIRED, E.IMPORTED_AGAIN: B.QUALIFIED},
-    B.REJECTED: {E.TRIAL_PASSED: B.QUALIFIED, E.TRIAL_FAILED: B.REJECTED, E.REMOVED: B.RETIRED, E.IMPORTED_AGAIN: B.REJECTED},
+    B.IMPORTED: {
+        E.TRIAL_PASSED: B.QUALIFIED,
+        E.TRIAL_FAILED: B.REJECTED,
+        E.REMOVED: B.RETIRED,
+        E.IMPORTED_AGAIN: B.IMPORTED,
+    },
+    B.QUALIFIED: {
+        E.TRIAL_PASSED: B.QUALIFIED,
+        E.TRIAL_FAILED: B.REJECTED,
+        E.REMOVED: B.RETIRED,
+        E.IMPORTED_AGAIN: B.QUALIFIED,
+    },
+    B.REJECTED: {
+        E.TRIAL_PASSED: B.QUALIFIED,
+        E.TRIAL_FAILED: B.REJECTED,
+        E.REMOVED: B.RETIRED,
+        E.IMPORTED_AGAIN: B.REJECTED,
+    },
     B.RETIRED: {E.IMPORTED_AGAIN: B.IMPORTED},
 }
 
@@ -98,7 +113,9 @@ SLOT_TRANSITIONS: dict[SlotState, dict[SlotEvent, SlotState]] = {
 
 assert set(SLOT_TRANSITIONS) == set(SlotState), "a slot state has no row"
 assert all(SlotEvent.RUNNER_CRASHED in row for row in SLOT_TRANSITIONS.values()), "a slot state ignores a crash"
-assert {state for row in SLOT_TRANSITIONS.values() for state in row.values()} == set(SlotState), "a slot state is out of reach"
+assert {state for row in SLOT_TRANSITIONS.values() for state in row.values()} == set(SlotState), (
+    "a slot state is out of reach"
+)
 
 
 def next_bundle_state(state: BundleState, event: BundleEvent) -> BundleState:

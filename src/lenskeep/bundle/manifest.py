@@ -42,7 +42,7 @@ class _Facts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
-class Resize(_Facts, kw_only=True):
+class Resize(_Facts, frozen=True, kw_only=True):
     """How a frame of any size becomes the model's rectangle."""
 
     mode: ResizeMode
@@ -51,7 +51,7 @@ class Resize(_Facts, kw_only=True):
     anchor: Literal["center", "top_left"] = "center"
 
 
-class Input(_Facts, kw_only=True):
+class Input(_Facts, frozen=True, kw_only=True):
     """What the model's one image input expects, after `(pixel * scale - mean) / std` per channel."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -83,7 +83,7 @@ class Input(_Facts, kw_only=True):
         return self.shape[1] if self.layout == "NCHW" else self.shape[3]
 
 
-class Output(_Facts, kw_only=True):
+class Output(_Facts, frozen=True, kw_only=True):
     """One output tensor by name, with its exact shape."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -91,13 +91,13 @@ class Output(_Facts, kw_only=True):
     shape: Annotated[list[Dim], Meta(min_length=1, max_length=6)]
 
 
-class ClassifyDecode(_Facts, tag_field="kind", tag="classify", kw_only=True):
+class ClassifyDecode(_Facts, tag_field="kind", tag="classify", frozen=True, kw_only=True):
     """One score per label, shape (1, labels); `softmax` says whether it still has to be applied."""
 
     softmax: bool = False
 
 
-class YoloRawDecode(_Facts, tag_field="kind", tag="yolo-raw", kw_only=True):
+class YoloRawDecode(_Facts, tag_field="kind", tag="yolo-raw", frozen=True, kw_only=True):
     """Shape (1, 4 + labels, N): cx, cy, w, h in input pixels, then class scores; needs non-maximum suppression."""
 
     score_min: Unit = 0.25
@@ -106,14 +106,14 @@ class YoloRawDecode(_Facts, tag_field="kind", tag="yolo-raw", kw_only=True):
     agnostic: bool = False
 
 
-class YoloEndToEndDecode(_Facts, tag_field="kind", tag="yolo-end2end", kw_only=True):
+class YoloEndToEndDecode(_Facts, tag_field="kind", tag="yolo-end2end", frozen=True, kw_only=True):
     """Shape (1, K, 6): x1, y1, x2, y2 in input pixels, score, class; nothing left to suppress."""
 
     score_min: Unit = 0.25
     boxes_max: Annotated[int, Meta(ge=1, le=10000)] = 300
 
 
-class BoxesDecode(_Facts, tag_field="kind", tag="boxes", kw_only=True):
+class BoxesDecode(_Facts, tag_field="kind", tag="boxes", frozen=True, kw_only=True):
     """Three outputs: boxes (K, 4), scores (K), labels (K), in the named box form; a leading 1 is allowed."""
 
     boxes: str
@@ -128,14 +128,14 @@ class BoxesDecode(_Facts, tag_field="kind", tag="boxes", kw_only=True):
 Decode = ClassifyDecode | YoloRawDecode | YoloEndToEndDecode | BoxesDecode
 
 
-class Labels(_Facts, kw_only=True):
+class Labels(_Facts, frozen=True, kw_only=True):
     """What the model can say, in the order of its outputs; the hash makes a silent re-ordering impossible."""
 
     names: Annotated[list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(min_length=1, max_length=10000)]
     sha256: Digest
 
 
-class Verdict(_Facts, kw_only=True):
+class Verdict(_Facts, frozen=True, kw_only=True):
     """How labels and scores become OK, NG or UNCERTAIN.
 
     Classification: the best label decides; below `certain_from` it is UNCERTAIN.
@@ -150,14 +150,14 @@ class Verdict(_Facts, kw_only=True):
     ok_count_min: Annotated[int, Meta(ge=0, le=10000)] = 0
 
 
-class Budget(_Facts, kw_only=True):
+class Budget(_Facts, frozen=True, kw_only=True):
     """What the model may cost on the device, whole frame (preprocess, inference, decode)."""
 
     latency_p99_ms: Annotated[float, Meta(gt=0.0, le=600000.0)]
     memory_mb: Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
-class Requires(_Facts, kw_only=True):
+class Requires(_Facts, frozen=True, kw_only=True):
     """What the device must have. `providers`: any one of them is enough, best first."""
 
     opset: Annotated[int, Meta(ge=1, le=1000)]
@@ -168,14 +168,14 @@ class Requires(_Facts, kw_only=True):
     control_flow: bool = False
 
 
-class Tolerance(_Facts, kw_only=True):
+class Tolerance(_Facts, frozen=True, kw_only=True):
     """How far a device may differ from the golden outputs."""
 
     score_abs: Unit = 0.01
     box_iou_min: Unit = 0.95
 
 
-class GoldenBox(_Facts, kw_only=True):
+class GoldenBox(_Facts, frozen=True, kw_only=True):
     """One expected box, in pixels of the golden picture: x1, y1, x2, y2."""
 
     label: str
@@ -183,7 +183,7 @@ class GoldenBox(_Facts, kw_only=True):
     box: Annotated[list[float], Meta(min_length=4, max_length=4)]
 
 
-class GoldenCase(_Facts, kw_only=True):
+class GoldenCase(_Facts, frozen=True, kw_only=True):
     """One picture and the answer that the training framework gave for it."""
 
     image: Member
@@ -191,7 +191,7 @@ class GoldenCase(_Facts, kw_only=True):
     boxes: list[GoldenBox] | None = None
 
 
-class Golden(_Facts, kw_only=True):
+class Golden(_Facts, frozen=True, kw_only=True):
     """The proof that a device reproduces what was trained."""
 
     cases: Annotated[list[GoldenCase], Meta(min_length=1, max_length=56)]
@@ -199,7 +199,7 @@ class Golden(_Facts, kw_only=True):
     tolerance: Tolerance = Tolerance()
 
 
-class Provenance(_Facts, kw_only=True):
+class Provenance(_Facts, frozen=True, kw_only=True):
     """Where the model comes from; `inferred` says where each contract field was read from at pack time."""
 
     source: Short = ""
@@ -213,7 +213,7 @@ class Provenance(_Facts, kw_only=True):
     inferred: dict[str, str] = {}
 
 
-class Manifest(_Facts, kw_only=True):
+class Manifest(_Facts, frozen=True, kw_only=True):
     """Everything a device must know about a bundle before it runs one frame through it."""
 
     schema: Literal["lenskeep.model/1"]

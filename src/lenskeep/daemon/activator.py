@@ -107,7 +107,9 @@ class Activator:
             trial = await bundles.newest_trial(tx, bundle.id)
             key = await access.key(tx, bundle.key_id)
         if key is not None and key["revoked_ms"] is not None:
-            raise KeyRevokedError(f"{bundle.ref} is signed by {bundle.signer}, whose key was revoked. Nothing was changed.")
+            raise KeyRevokedError(
+                f"{bundle.ref} is signed by {bundle.signer}, whose key was revoked. Nothing was changed."
+            )
         if bundle.state == BundleState.REJECTED and trial is not None:
             raise fault_of(trial.report)
         if bundle.state != BundleState.QUALIFIED:
@@ -116,24 +118,25 @@ class Activator:
                 hint=f"Try it first: lenskeep check {bundle.ref}",
             )
 
-    async def confirm(self, slot_name: str | None, by: str, reason: str) -> None:
+    async def confirm(self, slot: str | None, by: str, reason: str) -> str:
         """Let the version on trial stay. Raises: SlotError when none is on trial."""
-        name = self.slot_name(slot_name)
+        name = self.slot_name(slot)
         async with self._changing[name]:
             async with self._database.read() as tx:
-                slot = await slots.get(tx, name)
-            if slot.state == SlotState.SETTLED:
+                current = await slots.get(tx, name)
+            if current.state == SlotState.SETTLED:
                 raise SlotError(f"Slot {name} has no version on trial; what runs there is settled.")
-            await self._settle(slot, by, reason)
+            await self._settle(current, by, reason)
+        return name
 
-    async def rollback(self, slot_name: str | None, by: str, reason: str) -> Operation:
+    async def rollback(self, slot: str | None, by: str, reason: str) -> Operation:
         """Go back to the previous version, at once. Raises: NothingToRollBackToError."""
-        name = self.slot_name(slot_name)
+        name = self.slot_name(slot)
         async with self._database.read() as tx:
-            slot = await slots.get(tx, name)
-            previous = await bundles.get(tx, slot.previous) if slot.previous else None
-        if slot.state == SlotState.SWAPPING:
-            return await self._cancel(slot, by, reason)
+            current = await slots.get(tx, name)
+            previous = await bundles.get(tx, current.previous) if current.previous else None
+        if current.state == SlotState.SWAPPING:
+            return await self._cancel(current, by, reason)
         if previous is None:
             raise NothingToRollBackToError(f"Slot {name} has no previous version. What runs there goes on.")
         operation = await self._operations.begin("rollback", previous.ref, by)
@@ -162,14 +165,15 @@ class Activator:
         self._tell(slot.name)
         return self._operations.get(operation.id)
 
-    async def hold(self, slot_name: str | None, held: bool, by: str) -> None:
+    async def hold(self, slot: str | None, held: bool, by: str) -> str:
         """Hold swaps while the line must not change, or let them go on."""
-        name = self.slot_name(slot_name)
+        name = self.slot_name(slot)
         async with self._database.write() as tx:
             before = await slots.hold(tx, name, held)
             await self._note(tx, before, "hold" if held else "resume", by, "", None)
         self._supervisor.hold(name, held)
         self._tell(name)
+        return name
 
     # --- the loop of each slot ------------------------------------------------------------------------------------
 
@@ -229,13 +233,13 @@ class Activator:
             current = await slots.get(tx, slot.name)
             previous = current.active if current.active != slot.wanted else current.previous
             await slots.end_deployment(tx, slot.name, at_ms=now_ms, outcome="replaced")
-            await slots.begin_deployment(
-                tx, slot.name, slot.wanted, at_ms=now_ms, by=slot.asked_by, reason=slot.reason
-            )
+            await slots.begin_deployment(tx, slot.name, slot.wanted, at_ms=now_ms, by=slot.asked_by, reason=slot.reason)
             await slots.move(
                 tx, current, SlotEvent.SWAPPED, active_id=slot.wanted, previous_id=previous, since_ms=now_ms
             )
-            await self._note(tx, current, "swapped", "device", f"interval {swapped.interval_ms:.1f} ms", None, wanted.ref)
+            await self._note(
+                tx, current, "swapped", "device", f"interval {swapped.interval_ms:.1f} ms", None, wanted.ref
+            )
         self._begin_probation(slot)
         result = {"bundle": wanted.ref, "interval_ms": swapped.interval_ms, "prepare_ms": swapped.prepare_ms}
         await self._operations.succeed(slot.operation, result)
@@ -311,7 +315,14 @@ class Activator:
             # going back twice must not bring the bad version again: the next step back is an older good one
             earlier = await slots.earlier_good(tx, slot.name, {target, slot.active})
             await slots.move(
-                tx, current, event, wanted_id=target, active_id=target, previous_id=earlier, since_ms=now_ms, reason=reason
+                tx,
+                current,
+                event,
+                wanted_id=target,
+                active_id=target,
+                previous_id=earlier,
+                since_ms=now_ms,
+                reason=reason,
             )
             await self._note(tx, current, "rollback", by, reason, None, leaving.ref)
         self._ends_at.pop(slot.name, None)
@@ -333,7 +344,9 @@ class Activator:
                 await self._believe(slot, beat)
             elif slot.state == SlotState.PROBATION and slot.previous:
                 # power was cut or the process died before the version proved itself
-                fault = CrashedInProbationError("The device or its process stopped before the version had proved itself.")
+                fault = CrashedInProbationError(
+                    "The device or its process stopped before the version had proved itself."
+                )
                 self._fault(slot_name, fault)
                 await self._record_back(slot, SlotEvent.RUNNER_CRASHED, "device", f"{fault.code} {fault}")
             return await self._current(slot_name)
@@ -394,7 +407,11 @@ class Activator:
             async with self._database.write() as tx:
                 current = await slots.get(tx, slot.name)
                 await slots.move(
-                    tx, current, SlotEvent.CRASH_LOOP, wanted_id=current.active, reason=f"{fault.code} {fault}"
+                    tx,
+                    current,
+                    SlotEvent.CRASH_LOOP,
+                    wanted_id=current.active,
+                    reason=f"{fault.code} {fault}",
                 )
                 await self._note(tx, current, "swap refused", "device", f"{fault.code} {fault}", None)
             self._fault(slot.name, fault)
@@ -414,7 +431,14 @@ class Activator:
     # --- small things ---------------------------------------------------------------------------------------------
 
     async def _note(
-        self, tx: Transaction, slot: StoredSlot, action: str, by: str, reason: str, wanted: StoredBundle | None, detail: str = ""
+        self,
+        tx: Transaction,
+        slot: StoredSlot,
+        action: str,
+        by: str,
+        reason: str,
+        wanted: StoredBundle | None,
+        detail: str = "",
     ) -> None:
         before = await bundles.get(tx, slot.active) if slot.active else None
         after = wanted.ref if wanted else detail

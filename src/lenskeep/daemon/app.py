@@ -87,25 +87,22 @@ async def serve(config: Config, places: Places, clock: Clock, notifier: Notifier
         await operations.load()
         await stack.enter_async_context(control_server(config, rooms, places.runtime_dir))
         stop = _stop_on_signals()
-        with contextlib.suppress(_Stopped):
-            try:
-                async with tasks:
-                    tasks.create_task(supervisor.run(activator), name="supervisor")
-                    tasks.create_task(activator.run(), name="activator")
-                    tasks.create_task(metrics.run(), name="metrics")
-                    tasks.create_task(qualifier.resume("device"), name="resume")
-                    tasks.create_task(_report(supervisor, views, notifier), name="watchdog")
-                    tasks.create_task(_until(stop), name="stop")
-                    notifier.ready("serving")
-                    gc.collect()
-                    gc.freeze()
-            except* _Stopped:
-                notifier.stopping()
-                await supervisor.stop()
-                await metrics.flush()
+        try:
+            async with tasks:
+                tasks.create_task(supervisor.run(activator), name="supervisor")
+                tasks.create_task(activator.run(), name="activator")
+                tasks.create_task(metrics.run(), name="metrics")
+                tasks.create_task(qualifier.resume("device"), name="resume")
+                tasks.create_task(_feed_watchdog(supervisor, notifier), name="watchdog")
+                tasks.create_task(_stop_orderly(stop, supervisor, metrics, notifier), name="stop")
+                notifier.ready("serving")
+                gc.collect()
+                gc.freeze()
+        except* _Stopped:
+            log.info("stopped")
 
 
-class _Stopped(Exception):  # noqa: N818 - the way out of the task group, not a fault
+class _Stopped(Exception):
     pass
 
 
@@ -116,22 +113,22 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _until(stop: asyncio.Event) -> None:
+async def _stop_orderly(stop: asyncio.Event, supervisor: Supervisor, metrics: Metrics, notifier: Notifier) -> None:
+    """Wait for the signal, end the runners while they are still heard, and leave."""
     await stop.wait()
-    log.info("stopping")
+    notifier.stopping()
+    await supervisor.stop()
+    await metrics.flush()
     raise _Stopped
 
 
-async def _report(supervisor: Supervisor, views: Views, notifier: Notifier) -> None:
+async def _feed_watchdog(supervisor: Supervisor, notifier: Notifier) -> None:
     """Feed the watchdog while every slot makes progress, and keep systemd's status line true."""
     shown = ""
     while True:
         if supervisor.healthy():
             notifier.watchdog()
-        line = "; ".join(
-            f"{slot}: {process.beat.active or 'no model'} {process.beat.reason}".strip() if process.beat else f"{slot}: {process.state}"
-            for slot, process in supervisor.processes.items()
-        )
+        line = "; ".join(process.line() for process in supervisor.processes.values())
         if line != shown:
             notifier.status(line)
             shown = line
@@ -139,9 +136,7 @@ async def _report(supervisor: Supervisor, views: Views, notifier: Notifier) -> N
 
 
 @asynccontextmanager
-async def _open_or_renew(
-    path: Path, schema: str, clock: Clock, notes: list[LenskeepError]
-) -> AsyncIterator[Database]:
+async def _open_or_renew(path: Path, schema: str, clock: Clock, notes: list[LenskeepError]) -> AsyncIterator[Database]:
     """Open a database; a damaged one is set aside and a new one begun, so that the line comes up all the same."""
     async with AsyncExitStack() as stack:
         try:
@@ -151,7 +146,9 @@ async def _open_or_renew(
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(f"{path}{suffix}", f"{aside}{suffix}")
-            note = RegistryCorruptError(f"{error} It was set aside as {aside.name}; slots run from their pointer files.")
+            note = RegistryCorruptError(
+                f"{error} It was set aside as {aside.name}; slots run from their pointer files."
+            )
             log.error("%s %s", note.code, note)
             notes.append(note)
             database = await stack.enter_async_context(open_database(path, schema))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.messages.control import Event
 
+Type = Literal["result", "slot", "operation", "fault", "camera", "bundle", "audit"]
 KEPT = 1000
 WAITING_MAX = 2000
 
@@ -32,11 +33,14 @@ class Events:
         """Say whether anybody listens; results need not be built otherwise."""
         return bool(self._listeners)
 
-    def publish(self, type_: str, data: Any) -> None:
+    def publish(self, type_: Type, data: Any) -> None:
         """Tell everybody that something happened."""
         self._sequence += 1
         event = Event(
-            sequence=self._sequence, type=type_, at=rfc3339(self._clock.now_s()), data=data  # type: ignore[arg-type]
+            sequence=self._sequence,
+            type=type_,
+            at=rfc3339(self._clock.now_s()),
+            data=data,
         )
         if type_ != "result":
             self._kept.append(event)

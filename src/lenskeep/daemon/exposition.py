@@ -48,18 +48,26 @@ class Exposition:
         info = GaugeMetricFamily("lenskeep_build_info", "Version of Lenskeep.", labels=["version"])
         info.add_metric([version("lenskeep")], 1)
         yield info
-        yield GaugeMetricFamily("lenskeep_disk_free_bytes", "What imports may still use.", value=self._blobs.free_bytes())
-        yield GaugeMetricFamily("lenskeep_clock_trusted", "1 when the clock can be right.", value=int(self._clock.trusted()))
+        yield GaugeMetricFamily(
+            "lenskeep_disk_free_bytes", "What imports may still use.", value=self._blobs.free_bytes()
+        )
+        yield GaugeMetricFamily(
+            "lenskeep_clock_trusted", "1 when the clock can be right.", value=int(self._clock.trusted())
+        )
         rss = self._process.memory_info().rss
         yield GaugeMetricFamily("lenskeep_daemon_resident_bytes", "Memory of the control plane.", value=rss)
 
     def _slots(self) -> Iterator[Metric]:
         model = GaugeMetricFamily(
-            "lenskeep_model_info", "The version whose session is loaded.", labels=["slot", "bundle", "digest", "provider"]
+            "lenskeep_model_info",
+            "The version whose session is loaded.",
+            labels=["slot", "bundle", "digest", "provider"],
         )
         memory = GaugeMetricFamily("lenskeep_runner_resident_bytes", "Memory of a slot's process.", labels=["slot"])
         frames = CounterMetricFamily("lenskeep_frames", "Frames that came.", labels=["slot", "camera"])
-        drops = CounterMetricFamily("lenskeep_frames_dropped", "Frames not judged.", labels=["slot", "camera", "reason"])
+        drops = CounterMetricFamily(
+            "lenskeep_frames_dropped", "Frames not judged.", labels=["slot", "camera", "reason"]
+        )
         age = GaugeMetricFamily("lenskeep_frame_age_seconds", "Age of the newest frame.", labels=["slot", "camera"])
         for slot, beat in self._beats():
             model.add_metric([slot, beat.active, beat.digest, beat.provider], 1)

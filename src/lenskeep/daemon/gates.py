@@ -19,7 +19,9 @@ def judge(new: Span, old: Span, *, budget_ms: float, limits: Probation, accepted
     if new.frames < limits.frames_min:
         return None
     if (errors := new.share("ERROR")) > limits.error_ratio_max:
-        return ErrorRateGateError(f"{errors:.1%} of its frames ended in an error (allowed {limits.error_ratio_max:.1%}).")
+        return ErrorRateGateError(
+            f"{errors:.1%} of its frames ended in an error (allowed {limits.error_ratio_max:.1%})."
+        )
     if slow := _latency(new, old, budget_ms, limits):
         return LatencyGateError(slow)
     if "outcome-shift" not in accepted and (shift := _shift(new, old, limits)):

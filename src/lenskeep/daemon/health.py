@@ -94,7 +94,11 @@ class Health:
         if not ends:
             return [Check(name="keys", passed=True, text=f"{len(keys)} trusted, none ends within 90 days")]
         return [
-            fault_check("keys", KeyExpiresSoonError(f"Key {key.name} ends on {rfc3339(key.not_after_s or 0)}."), "warn")
+            fault_check(
+                "keys",
+                KeyExpiresSoonError(f"Key {key.name} ends on {rfc3339(key.not_after_s or 0)}."),
+                "warn",
+            )
             for key in ends
         ]
 

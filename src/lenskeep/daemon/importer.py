@@ -14,7 +14,8 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from lenskeep.bundle import archive, manifest as manifests, modelcheck
+from lenskeep.bundle import archive, modelcheck
+from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.archive import BundleReader, VerifiedBundle
 from lenskeep.bundle.trust import TrustStore
 from lenskeep.clock import Clock
@@ -62,7 +63,7 @@ class Importer:
             bundle = await self._store(staging, verified, by)
         finally:
             await asyncio.to_thread(staging.close)
-        await self.retain(by)
+        await self.retain()
         operation = await self._operations.begin("import", bundle.ref, by)
         if bundle.state == BundleState.QUALIFIED:
             async with self._database.read() as tx:
@@ -150,13 +151,22 @@ class Importer:
         current = await bundles.get(tx, bundle.id)
         parts = (await slots.in_use(tx)).get(bundle.id, [])
         if parts or current.pinned:
-            raise InUseError(f"{bundle.ref} is {', '.join([*parts, *['pinned'] * current.pinned])}. Nothing was changed.")
+            raise InUseError(
+                f"{bundle.ref} is {', '.join([*parts, *['pinned'] * current.pinned])}. Nothing was changed."
+            )
         state = await bundles.record_state(tx, current, BundleEvent.REMOVED)
         await audit.add(
-            tx, self._clock, by=by, action="remove", subject=bundle.ref, reason=reason, before=current.state, after=state
+            tx,
+            self._clock,
+            by=by,
+            action="remove",
+            subject=bundle.ref,
+            reason=reason,
+            before=current.state,
+            after=state,
         )
 
-    async def pin(self, ref: str, pinned: bool, by: str) -> StoredBundle:
+    async def pin(self, ref: str, pinned: bool, by: str) -> None:
         """Keep a version from being removed, or let it go again."""
         bundle = await self._qualifier.find(ref)
         async with self._database.write() as tx:
@@ -165,9 +175,8 @@ class Importer:
                 tx, self._clock, by=by, action="pin" if pinned else "unpin", subject=bundle.ref,
                 before=str(bundle.pinned).lower(), after=str(pinned).lower(),
             )  # fmt: skip
-            return await bundles.get(tx, bundle.id)
 
-    async def retain(self, by: str) -> None:
+    async def retain(self) -> None:
         """Retire what is older than the kept versions of each name; never active, previous, wanted or pinned ones."""
         async with self._database.write() as tx:
             used = await slots.in_use(tx)
@@ -215,5 +224,9 @@ def _check_model(verified: VerifiedBundle, staging: Staging) -> None:
     path: Path = staging.path_of(verified.manifest.model)
     if not path.stat().st_size:
         raise BundleFormatError("The model file is empty.")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
         modelcheck.check_model(verified.manifest, view)

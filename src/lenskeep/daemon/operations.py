@@ -52,7 +52,12 @@ class Operations:
     async def begin(self, kind: Kind, subject: str, by: str) -> Operation:
         """Name a piece of work."""
         operation = Operation(
-            id=uuid.uuid4().hex[:12], kind=kind, state="running", subject=subject, started=rfc3339(self._clock.now_s()), by=by
+            id=uuid.uuid4().hex[:12],
+            kind=kind,
+            state="running",
+            subject=subject,
+            started=rfc3339(self._clock.now_s()),
+            by=by,
         )
         self._started_ms[operation.id] = self._clock.now_ms()
         await self._put(operation)

@@ -53,7 +53,8 @@ def status_of(fault: type[LenskeepError]) -> int:
 def problem(error: LenskeepError, *, request_id: str = "", errors: list[dict[str, str]] | None = None) -> Problem:
     """Say a fault in the form of the API."""
     return Problem(
-        type=f"urn:lenskeep:problem:{error.code}", title=error.title(), status=status_of(type(error)), detail=str(error),
+        type=f"urn:lenskeep:problem:{error.code}", title=error.title(), status=status_of(type(error)),
+        detail=str(error),
         code=error.code, hint=error.hint, request_id=request_id, errors=errors or [],
     )  # fmt: skip
 
@@ -61,5 +62,10 @@ def problem(error: LenskeepError, *, request_id: str = "", errors: list[dict[str
 def fault_check(name: str, error: LenskeepError, severity: str = "fault") -> Check:
     """Say a fault as a line of `status` or `doctor`."""
     return Check(
-        name=name, passed=False, text=str(error), code=error.code, hint=error.hint, severity=severity  # type: ignore[arg-type]
+        name=name,
+        passed=False,
+        text=str(error),
+        code=error.code,
+        hint=error.hint,
+        severity=severity,  # type: ignore[arg-type]
     )

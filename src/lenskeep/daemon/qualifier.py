@@ -107,7 +107,8 @@ class Qualifier:
             golden = {case.image for case in manifests.parse(bundle.manifest).golden.cases}
             part = self._places.prepared / f"{prepared_file}.{operation_id}"
             plan = TrialPlan(
-                bundle=ref, golden={file.name: str(self._blobs.path(file.sha256)) for file in stored if file.name in golden},
+                bundle=ref,
+                golden={file.name: str(self._blobs.path(file.sha256)) for file in stored if file.name in golden},
                 prepared_path=str(part), threads=threads, memory_max_mb=self._limits.memory_mb_max,
                 cpu_max_s=self._limits.cpu_s_max, frames=frames or self._limits.frames,
             )  # fmt: skip
@@ -185,7 +186,8 @@ class Child:
                 code = await child.wait()
         except TimeoutError:
             return self._refused(
-                ModelHungError, f"{self._plan.bundle.ref} did not finish its trial in {wall_s_max:.0f} s and was ended."
+                ModelHungError,
+                f"{self._plan.bundle.ref} did not finish its trial in {wall_s_max:.0f} s and was ended.",
             )
         finally:
             writer.close()
@@ -195,9 +197,7 @@ class Child:
             self._plan_path.unlink(missing_ok=True)
         return report or self._died(code)
 
-    async def _read(
-        self, reader: asyncio.StreamReader, heard: Callable[[TrialProgress], None]
-    ) -> TrialReport | None:
+    async def _read(self, reader: asyncio.StreamReader, heard: Callable[[TrialProgress], None]) -> TrialReport | None:
         decode = decoder(FromTrial).decode
         report = None
         with contextlib.suppress(asyncio.IncompleteReadError, msgspec.DecodeError, OSError):
@@ -217,7 +217,9 @@ class Child:
         if code == -24 or (code == -9 and cpu_over):  # SIGXCPU
             return self._refused(ModelHungError, f"{ref} used more than {self._plan.cpu_max_s} s of processor time.")
         if code == -9:
-            return self._refused(MemoryBudgetError, f"The trial of {ref} was ended by the system, most likely for its memory.")
+            return self._refused(
+                MemoryBudgetError, f"The trial of {ref} was ended by the system, most likely for its memory."
+            )
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return self._refused(ModelCrashedError, f"The trial of {ref} died with {how}.")
 

@@ -34,8 +34,8 @@ from lenskeep.messages.runner import (
     SlotPlan,
     Stop,
     Swap,
-    Swapped,
     SwapFailed,
+    Swapped,
     decoder,
     frame,
 )
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 BEAT_MAX_S = 10.0  # twice a second is promised
 PROGRESS_MAX_S = 20.0  # a slot with pictures and no reason to pause
 START_MAX_S = 20.0
+REDIAL_S = 5.0
 STOP_MAX_S = 5.0
 
 State = Literal["starting", "running", "adopted", "restarting", "stopped"]
@@ -115,6 +116,13 @@ class RunnerProcess:
 
     async def listen(self) -> str:
         """Hear the process until it is gone; return how it ended."""
+        while True:
+            began = self._clock.monotonic_s()
+            await self._hear_until_broken()
+            if not await self._found_again(began):
+                return await self._how_it_ended()
+
+    async def _hear_until_broken(self) -> None:
         decode = decoder(FromRunner).decode
         try:
             while True:
@@ -126,7 +134,23 @@ class RunnerProcess:
             log.debug("slot %s: connection ended: %r", self.slot, error)
         finally:
             self._close()
-        return await self._how_it_ended()
+
+    async def _found_again(self, began: float) -> bool:
+        """Dial once more a process that outlived its connection, unless connections break in a row."""
+        if self.state == "stopped" or self._clock.monotonic_s() - began < REDIAL_S:
+            return False
+        try:
+            await self._dial()
+        except OSError:
+            return False
+        log.warning("slot %s: the connection broke and was made again", self.slot)
+        return True
+
+    def line(self) -> str:
+        """Say in a few words what the slot does, for systemd's status line."""
+        if self.beat is None:
+            return f"{self.slot}: {self.state}"
+        return f"{self.slot}: {self.beat.active or 'no model'} {self.beat.reason}".strip()
 
     async def _how_it_ended(self) -> str:
         if self._process is not None and self._process.pid == self._pid:

@@ -62,7 +62,8 @@ class Supervisor:
         self._camera_codes: dict[tuple[str, str], str] = {}
         self._news: asyncio.Queue[tuple[str, Swapped]] = asyncio.Queue()
         self.processes = {
-            slot.name: RunnerProcess(slot.name, places.runner_socket(slot.name), clock, self._hear) for slot in config.slot
+            slot.name: RunnerProcess(slot.name, places.runner_socket(slot.name), clock, self._hear)
+            for slot in config.slot
         }
         self.changed = asyncio.Event()
 
@@ -84,6 +85,8 @@ class Supervisor:
         while True:
             how = await (found or self._one_life(process, bundle))
             found = None
+            if process.state == "stopped":
+                return
             now = self._clock.monotonic_s()
             crashes.append(now)
             while crashes[0] < now - CRASH_SPAN_S:

@@ -33,7 +33,8 @@ class Keys:
         admitted = bundle_keys.admit(request.pem)
         key = TrustedKey(
             id=admitted.id, name=request.name, pem=admitted.pem, patterns=tuple(request.patterns),
-            not_before_s=_seconds("not_before", request.not_before), not_after_s=_seconds("not_after", request.not_after),
+            not_before_s=_seconds("not_before", request.not_before), not_after_s=_seconds("not_after",
+            request.not_after),
             revoked_s=None,
         )  # fmt: skip
         async with self._database.write() as tx:
@@ -46,7 +47,12 @@ class Keys:
                     )
             await access.add_key(tx, key, at_ms=self._clock.now_ms(), by=by)
             await audit.add(
-                tx, self._clock, by=by, action="trust key", subject=key.name, after=f"{key.id} for {' '.join(key.patterns)}"
+                tx,
+                self._clock,
+                by=by,
+                action="trust key",
+                subject=key.name,
+                after=f"{key.id} for {' '.join(key.patterns)}",
             )
         return await self._get(key.id)
 

@@ -40,7 +40,8 @@ class Views:
     """Answers questions; changes nothing."""
 
     def __init__(
-        self, config: Config, device: str, database: Database, blobs: Blobs, supervisor: Supervisor, activator: Activator,
+        self, config: Config, device: str, database: Database, blobs: Blobs, supervisor: Supervisor,
+        activator: Activator,
         metrics: Metrics, health: Health, clock: Clock,
     ) -> None:  # fmt: skip
         self._config = config
@@ -85,12 +86,14 @@ class Views:
             slot=name, state=slot.state.value, wanted=_ref(known.get(slot.wanted)),
             active=beat.active if beat else "", active_digest=beat.digest if beat else "", previous=_ref(previous),
             previous_warm=bool(beat and previous and beat.previous == previous.ref),
-            pinned=_ref(active) if active and active.pinned else "", since=rfc3339(slot.since_ms / 1000), reason=slot.reason,
+            pinned=_ref(active) if active and active.pinned else "", since=rfc3339(slot.since_ms / 1000),
+            reason=slot.reason,
             signer=active.signer if active else "", trial_ends_s=self._trial_ends(slot), held=slot.held,
             budget_ms=manifests.parse(active.manifest).budget.latency_p99_ms if active else 0.0,
             provider=beat.provider if beat else "", latency=latency_views(span), outcomes=span.outcomes,
             misses=span.misses, cameras=beat.cameras if beat else [], runner=process.state,
-            runner_rss_mb=beat.rss_mb if beat else 0.0, faults=_faults(slot, active, beat), etag=f"{name}-{slot.generation}",
+            runner_rss_mb=beat.rss_mb if beat else 0.0, faults=_faults(slot, active, beat),
+            etag=f"{name}-{slot.generation}",
         )  # fmt: skip
 
     def _trial_ends(self, slot: StoredSlot) -> float | None:
@@ -157,7 +160,8 @@ class Views:
         card = next((file for file in files if file.name == facts.card), None)
         text = await asyncio.to_thread(self._blobs.path(card.sha256).read_text, "utf-8", "replace") if card else ""
         return BundleDetail(
-            bundle=view, manifest=msgspec.to_builtins(facts), card=text, files=[msgspec.to_builtins(file) for file in files],
+            bundle=view, manifest=msgspec.to_builtins(facts), card=text,
+            files=[msgspec.to_builtins(file) for file in files],
             trials=[
                 {"at": rfc3339(t.at_ms / 1000), "by": t.asked_by, "provider": t.provider, "report": msgspec.to_builtins(t.report)}
                 for t in trials
@@ -168,8 +172,10 @@ class Views:
         facts = manifests.parse(stored.manifest)
         trial = await bundles.newest_trial(tx, stored.id)
         return Bundle(
-            id=stored.id, name=stored.name, version=stored.version, title=facts.title, task=facts.task, digest=stored.digest,
-            model_sha256=stored.model_sha256, size_bytes=stored.size_bytes, state=stored.state.value, signer=stored.signer,
+            id=stored.id, name=stored.name, version=stored.version, title=facts.title, task=facts.task,
+            digest=stored.digest,
+            model_sha256=stored.model_sha256, size_bytes=stored.size_bytes, state=stored.state.value,
+            signer=stored.signer,
             signer_key=stored.key_id, imported=rfc3339(stored.imported_ms / 1000), imported_by=stored.imported_by,
             created=facts.created, license=facts.license,
             roles=used.get(stored.id, []) + ["pinned"] * stored.pinned, pinned=stored.pinned,
@@ -184,7 +190,8 @@ class Views:
             known = {row.bundle_id: await bundles.get(tx, row.bundle_id) for row in rows}
         return [
             Deployment(
-                sequence=row.sequence, slot=row.slot, bundle=known[row.bundle_id].ref, digest=known[row.bundle_id].digest,
+                sequence=row.sequence, slot=row.slot, bundle=known[row.bundle_id].ref,
+                digest=known[row.bundle_id].digest,
                 started=rfc3339(row.started_ms / 1000), ended=rfc3339(row.ended_ms / 1000) if row.ended_ms else "",
                 by=row.asked_by, reason=row.reason, outcome=row.outcome,
             )
@@ -198,7 +205,8 @@ class Views:
         return [
             AuditEntry(
                 sequence=row["sequence"], at=rfc3339(row["at_ms"] / 1000), clock_trusted=bool(row["clock_trusted"]),
-                by=row["actor"], action=row["action"], subject=row["subject"], reason=row["reason"], before=row["before"],
+                by=row["actor"], action=row["action"], subject=row["subject"], reason=row["reason"],
+                before=row["before"],
                 after=row["after"],
             )
             for row in rows
@@ -214,7 +222,8 @@ class Views:
             merged.setdefault((key.start_s - key.start_s % width, key.slot, key.bundle), Span()).merge(span)
         return [
             Window(
-                slot=name, bundle=bundle, start=rfc3339(start_s), seconds=seconds, frames=span.frames, outcomes=span.outcomes,
+                slot=name, bundle=bundle, start=rfc3339(start_s), seconds=seconds, frames=span.frames,
+                outcomes=span.outcomes,
                 misses=span.misses, latency=latency_views(span),
             )
             for (start_s, name, bundle), span in sorted(merged.items(), key=lambda item: item[0])
@@ -242,7 +251,12 @@ def _faults(slot: StoredSlot, active: StoredBundle | None, beat: Beat | None) ->
 
 def _fault(name: str, code: str, text: str, severity: Any) -> Check:
     return Check(
-        name=name, passed=False, text=text, code=code, hint=fault_book().get(code, LenskeepError).hint, severity=severity
+        name=name,
+        passed=False,
+        text=text,
+        code=code,
+        hint=fault_book().get(code, LenskeepError).hint,
+        severity=severity,
     )
 
 

@@ -13,7 +13,12 @@ from msgspec import Meta, Struct
 from lenskeep.messages.runner import CameraState, Result, TrialReport
 
 Role = Literal["viewer", "operator", "supervisor", "admin"]
-ROLES: tuple[Role, ...] = ("viewer", "operator", "supervisor", "admin")  # each may do what those before it may
+ROLES: tuple[Role, ...] = (
+    "viewer",
+    "operator",
+    "supervisor",
+    "admin",
+)  # each may do what those before it may
 
 Reason = Annotated[str, Meta(max_length=500)]
 RefText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,60})?$")]
@@ -28,7 +33,7 @@ class _Request(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Problem(_Answer, kw_only=True):
+class Problem(_Answer, frozen=True, kw_only=True):
     """RFC 9457 problem details, with our fault code, the fix, and what remained unchanged."""
 
     type: str
@@ -41,7 +46,7 @@ class Problem(_Answer, kw_only=True):
     errors: list[dict[str, str]] = []
 
 
-class Check(_Answer, kw_only=True):
+class Check(_Answer, frozen=True, kw_only=True):
     """One line of a dry run or of `doctor`."""
 
     name: str
@@ -52,7 +57,7 @@ class Check(_Answer, kw_only=True):
     severity: Literal["ok", "info", "warn", "fault", "stop"] = "ok"
 
 
-class Progress(_Answer, kw_only=True):
+class Progress(_Answer, frozen=True, kw_only=True):
     """How far an operation is. `total` 0 = unknown."""
 
     stage: str
@@ -61,7 +66,7 @@ class Progress(_Answer, kw_only=True):
     unit: str
 
 
-class Operation(_Answer, kw_only=True):
+class Operation(_Answer, frozen=True, kw_only=True):
     """Long work that goes on by itself; look again, or wait with `?wait=30`."""
 
     id: str
@@ -76,7 +81,7 @@ class Operation(_Answer, kw_only=True):
     error: Problem | None = None
 
 
-class Bundle(_Answer, kw_only=True):
+class Bundle(_Answer, frozen=True, kw_only=True):
     """A version stored on this device."""
 
     id: str
@@ -102,7 +107,7 @@ class Bundle(_Answer, kw_only=True):
     trial_at: str = ""
 
 
-class BundleDetail(_Answer, kw_only=True):
+class BundleDetail(_Answer, frozen=True, kw_only=True):
     """A version with its whole manifest, card and files."""
 
     bundle: Bundle
@@ -112,7 +117,7 @@ class BundleDetail(_Answer, kw_only=True):
     trials: list[dict[str, Any]]
 
 
-class LatencyView(_Answer, kw_only=True):
+class LatencyView(_Answer, frozen=True, kw_only=True):
     """A stage's durations over a time span."""
 
     stage: str
@@ -121,7 +126,7 @@ class LatencyView(_Answer, kw_only=True):
     p99_ms: float
 
 
-class SlotView(_Answer, kw_only=True):
+class SlotView(_Answer, frozen=True, kw_only=True):
     """What a slot should run, what it really runs, and how it does."""
 
     slot: str
@@ -149,7 +154,7 @@ class SlotView(_Answer, kw_only=True):
     etag: str
 
 
-class Status(_Answer, kw_only=True):
+class Status(_Answer, frozen=True, kw_only=True):
     """One screen about this device."""
 
     device: str
@@ -166,7 +171,7 @@ class Status(_Answer, kw_only=True):
     daemon_rss_mb: float
 
 
-class CheckRequest(_Request, kw_only=True):
+class CheckRequest(_Request, frozen=True, kw_only=True):
     """Try a version on this device; nothing changes. `frames` 0 = as configured."""
 
     bundle: RefText
@@ -174,7 +179,7 @@ class CheckRequest(_Request, kw_only=True):
     frames: Annotated[int, Meta(ge=0, le=100000)] = 0
 
 
-class ActivationRequest(_Request, kw_only=True):
+class ActivationRequest(_Request, frozen=True, kw_only=True):
     """Make a slot want this version. `trial_s`: go back by itself unless confirmed in time."""
 
     bundle: RefText
@@ -184,27 +189,27 @@ class ActivationRequest(_Request, kw_only=True):
     accept_risks: list[Literal["outcome-shift"]] = []
 
 
-class SlotRequest(_Request, kw_only=True):
+class SlotRequest(_Request, frozen=True, kw_only=True):
     """Name a slot; may be left out when there is only one."""
 
     slot: SlotName | None = None
     reason: Reason = ""
 
 
-class HoldRequest(_Request, kw_only=True):
+class HoldRequest(_Request, frozen=True, kw_only=True):
     """Hold swaps while the line must not change (a part is under the camera), or let them go on."""
 
     slot: SlotName | None = None
     held: bool
 
 
-class PinRequest(_Request, kw_only=True):
+class PinRequest(_Request, frozen=True, kw_only=True):
     """Keep a version from being removed by retention."""
 
     pinned: bool
 
 
-class Key(_Answer, kw_only=True):
+class Key(_Answer, frozen=True, kw_only=True):
     """A key that an administrator has trusted to sign some model names."""
 
     id: str
@@ -218,7 +223,7 @@ class Key(_Answer, kw_only=True):
     revoked_reason: str = ""
 
 
-class Verification(_Answer, kw_only=True):
+class Verification(_Answer, frozen=True, kw_only=True):
     """What a bundle file is, judged by this device's keys without storing it."""
 
     name: str
@@ -234,7 +239,7 @@ class Verification(_Answer, kw_only=True):
     warnings: list[str] = []
 
 
-class KeyRequest(_Request, kw_only=True):
+class KeyRequest(_Request, frozen=True, kw_only=True):
     """Trust a public key (PEM, ECDSA P-256) for model names that match the patterns."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -244,13 +249,13 @@ class KeyRequest(_Request, kw_only=True):
     not_after: str = ""
 
 
-class RevokeRequest(_Request, kw_only=True):
+class RevokeRequest(_Request, frozen=True, kw_only=True):
     """Withdraw trust in a key, with the reason."""
 
     reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
-class TokenRequest(_Request, kw_only=True):
+class TokenRequest(_Request, frozen=True, kw_only=True):
     """Make a bearer token for a role."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -258,7 +263,7 @@ class TokenRequest(_Request, kw_only=True):
     days: Annotated[int, Meta(ge=1, le=3650)] = 365
 
 
-class Token(_Answer, kw_only=True):
+class Token(_Answer, frozen=True, kw_only=True):
     """A bearer token; `secret` is shown once, when it is made."""
 
     id: str
@@ -269,7 +274,7 @@ class Token(_Answer, kw_only=True):
     secret: str = ""
 
 
-class AuditEntry(_Answer, kw_only=True):
+class AuditEntry(_Answer, frozen=True, kw_only=True):
     """One state change: who, what, when, why, before, after."""
 
     sequence: int
@@ -283,7 +288,7 @@ class AuditEntry(_Answer, kw_only=True):
     after: str
 
 
-class Deployment(_Answer, kw_only=True):
+class Deployment(_Answer, frozen=True, kw_only=True):
     """What ran in a slot, from when to when, why and by whom."""
 
     sequence: int
@@ -297,7 +302,7 @@ class Deployment(_Answer, kw_only=True):
     outcome: str  # running | settled | replaced | rolled_back
 
 
-class Window(_Answer, kw_only=True):
+class Window(_Answer, frozen=True, kw_only=True):
     """Counts and quantiles of one version in one slot over a time span."""
 
     slot: str
@@ -310,7 +315,7 @@ class Window(_Answer, kw_only=True):
     latency: list[LatencyView]
 
 
-class Event(_Answer, kw_only=True):
+class Event(_Answer, frozen=True, kw_only=True):
     """Something happened; `data` depends on the type."""
 
     sequence: int
@@ -319,13 +324,13 @@ class Event(_Answer, kw_only=True):
     data: Any
 
 
-class ResultPage(_Answer, kw_only=True):
+class ResultPage(_Answer, frozen=True, kw_only=True):
     """The newest results, oldest first."""
 
     results: list[Result]
 
 
-class WhoAmI(_Answer, kw_only=True):
+class WhoAmI(_Answer, frozen=True, kw_only=True):
     """Who is asking, as the device sees it."""
 
     name: str

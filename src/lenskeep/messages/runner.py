@@ -25,7 +25,7 @@ class _Message(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class BundleRef(_Message, kw_only=True):
+class BundleRef(_Message, frozen=True, kw_only=True):
     """One stored version, as the files that a session is built from.
 
     `model_path` holds the signed ONNX file with `model_sha256`; `prepared_path` the same model optimised for this
@@ -48,7 +48,7 @@ class BundleRef(_Message, kw_only=True):
         return f"{self.name}@{self.version}"
 
 
-class CameraPlan(_Message, kw_only=True):
+class CameraPlan(_Message, frozen=True, kw_only=True):
     """One source of frames, in the words of the configuration file."""
 
     name: str
@@ -63,7 +63,7 @@ class CameraPlan(_Message, kw_only=True):
     frame_age_max_s: float = 2.0
 
 
-class SlotPlan(_Message, kw_only=True):
+class SlotPlan(_Message, frozen=True, kw_only=True):
     """All that a runner needs to serve a slot; also the slot's pointer file."""
 
     slot: str
@@ -80,43 +80,43 @@ class SlotPlan(_Message, kw_only=True):
 # --- daemon to runner -----------------------------------------------------------------------------------------------
 
 
-class Swap(_Message, tag="swap", kw_only=True):
+class Swap(_Message, tag="swap", frozen=True, kw_only=True):
     """Build, warm and exchange to this bundle between two frames."""
 
     op: str
     bundle: BundleRef
 
 
-class Cancel(_Message, tag="cancel", kw_only=True):
+class Cancel(_Message, tag="cancel", frozen=True, kw_only=True):
     """Give up a swap that has not been exchanged yet; it ends in SwapFailed."""
 
     op: str
 
 
-class Back(_Message, tag="back", kw_only=True):
+class Back(_Message, tag="back", frozen=True, kw_only=True):
     """Exchange to the warm previous version before the next frame."""
 
     op: str
 
 
-class Hold(_Message, tag="hold", kw_only=True):
+class Hold(_Message, tag="hold", frozen=True, kw_only=True):
     """Finish preparing a swap but do not exchange while held (a part is under the camera)."""
 
     held: bool
 
 
-class Release(_Message, tag="release", kw_only=True):
+class Release(_Message, tag="release", frozen=True, kw_only=True):
     """Let the warm previous version go."""
 
 
-class Acknowledge(_Message, tag="ack", kw_only=True):
+class Acknowledge(_Message, tag="ack", frozen=True, kw_only=True):
     """All results up to and including `sequence` are stored; `run` must match."""
 
     run: str
     sequence: int
 
 
-class Preview(_Message, tag="preview", kw_only=True):
+class Preview(_Message, tag="preview", frozen=True, kw_only=True):
     """Send JPEG pictures of a camera for the next `seconds` (0 stops), at most `fps` a second."""
 
     camera: str
@@ -126,7 +126,7 @@ class Preview(_Message, tag="preview", kw_only=True):
     overlay: bool = True
 
 
-class Stop(_Message, tag="stop", kw_only=True):
+class Stop(_Message, tag="stop", frozen=True, kw_only=True):
     """Stop orderly: finish the frame, send what is left, exit."""
 
 
@@ -172,7 +172,7 @@ class Result(Struct, frozen=True, array_like=True):
     error: str = ""
 
 
-class Results(_Message, tag="results", kw_only=True):
+class Results(_Message, tag="results", frozen=True, kw_only=True):
     """A batch of results, in order. `lost` counts results that the ring had to forget before they were acknowledged."""
 
     run: str
@@ -180,7 +180,7 @@ class Results(_Message, tag="results", kw_only=True):
     lost: int = 0
 
 
-class CameraState(_Message, kw_only=True):
+class CameraState(_Message, frozen=True, kw_only=True):
     """How a camera does; `drops` counts frames not judged, by reason."""
 
     name: str
@@ -196,7 +196,7 @@ class CameraState(_Message, kw_only=True):
     message: str = ""
 
 
-class Beat(_Message, tag="beat", kw_only=True):
+class Beat(_Message, tag="beat", frozen=True, kw_only=True):
     """Twice a second: proof of progress. `frames` grows while pictures are judged; `reason` says why it may not."""
 
     run: str
@@ -213,7 +213,7 @@ class Beat(_Message, tag="beat", kw_only=True):
     cameras: list[CameraState]
 
 
-class Swapped(_Message, tag="swapped", kw_only=True):
+class Swapped(_Message, tag="swapped", frozen=True, kw_only=True):
     """The exchange took place. `interval_ms` is between the last result before it and the first after it."""
 
     op: str
@@ -226,7 +226,7 @@ class Swapped(_Message, tag="swapped", kw_only=True):
     reflex: str = ""  # the runner went back by itself, and this is why (a fault code)
 
 
-class SwapFailed(_Message, tag="swap_failed", kw_only=True):
+class SwapFailed(_Message, tag="swap_failed", frozen=True, kw_only=True):
     """The exchange did not take place; the running session is unchanged."""
 
     op: str
@@ -234,7 +234,7 @@ class SwapFailed(_Message, tag="swap_failed", kw_only=True):
     message: str
 
 
-class Picture(_Message, tag="picture", kw_only=True):
+class Picture(_Message, tag="picture", frozen=True, kw_only=True):
     """A preview picture; `age_ms` since it was captured."""
 
     camera: str
@@ -251,7 +251,7 @@ FromRunner = Results | Beat | Swapped | SwapFailed | Picture
 # --- the trial ------------------------------------------------------------------------------------------------------
 
 
-class TrialPlan(_Message, kw_only=True):
+class TrialPlan(_Message, frozen=True, kw_only=True):
     """What the qualification child is asked: its one argument, as a JSON file."""
 
     bundle: BundleRef
@@ -263,7 +263,7 @@ class TrialPlan(_Message, kw_only=True):
     frames: int = 100  # measured frames of the latency trial
 
 
-class TrialProgress(_Message, tag="progress", kw_only=True):
+class TrialProgress(_Message, tag="progress", frozen=True, kw_only=True):
     """Where the trial is."""
 
     stage: Literal["load", "prepare", "golden", "latency"]
@@ -271,7 +271,7 @@ class TrialProgress(_Message, tag="progress", kw_only=True):
     total: int
 
 
-class TrialCheck(_Message, kw_only=True):
+class TrialCheck(_Message, frozen=True, kw_only=True):
     """One line of a trial's report."""
 
     name: Literal["signature", "runtime", "provider", "memory", "disk", "golden", "latency", "labels"]
@@ -280,7 +280,7 @@ class TrialCheck(_Message, kw_only=True):
     code: str = ""
 
 
-class TrialReport(_Message, tag="report", kw_only=True):
+class TrialReport(_Message, tag="report", frozen=True, kw_only=True):
     """What the trial found; `code` is empty when the bundle passed."""
 
     passed: bool

@@ -50,11 +50,24 @@ async def tokens(tx: Transaction) -> list[Row]:
 
 
 async def add_token(
-    tx: Transaction, token_id: str, *, name: str, role: str, secret_sha256: str, created_ms: int, expires_ms: int
+    tx: Transaction,
+    token_id: str,
+    *,
+    name: str,
+    role: str,
+    secret_sha256: str,
+    created_ms: int,
+    expires_ms: int,
 ) -> None:
     """Let a secret stand for a role until it expires."""
     await tx.run(
-        "INSERT INTO token VALUES (?, ?, ?, ?, ?, ?)", token_id, name, role, secret_sha256, created_ms, expires_ms
+        "INSERT INTO token VALUES (?, ?, ?, ?, ?, ?)",
+        token_id,
+        name,
+        role,
+        secret_sha256,
+        created_ms,
+        expires_ms,
     )
 
 

@@ -7,7 +7,15 @@ from lenskeep.database import Row, Transaction
 
 
 async def add(
-    tx: Transaction, clock: Clock, *, by: str, action: str, subject: str, reason: str = "", before: str = "", after: str = ""
+    tx: Transaction,
+    clock: Clock,
+    *,
+    by: str,
+    action: str,
+    subject: str,
+    reason: str = "",
+    before: str = "",
+    after: str = "",
 ) -> int:
     """Add one entry in the transaction of the change that it records; return its sequence."""
     return await tx.insert(
@@ -20,5 +28,7 @@ async def add(
 async def page(tx: Transaction, *, limit: int, before: int | None = None) -> list[Row]:
     """Return entries, newest first."""
     return await tx.all(
-        "SELECT * FROM audit WHERE (?1 IS NULL OR sequence < ?1) ORDER BY sequence DESC LIMIT ?2", before, limit
+        "SELECT * FROM audit WHERE (?1 IS NULL OR sequence < ?1) ORDER BY sequence DESC LIMIT ?2",
+        before,
+        limit,
     )

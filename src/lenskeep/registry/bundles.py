@@ -75,7 +75,8 @@ async def insert(tx: Transaction, bundle_id: str, verified: VerifiedBundle, *, a
         "INSERT INTO bundle (id, name, version, digest, model_sha256, manifest, signature, key_id, signer, size_bytes,"
         " state, parent, imported_ms, imported_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'imported', ?, ?, ?)",
         bundle_id, manifest.name, manifest.version, verified.digest, model.sha256, verified.manifest_json,
-        verified.signature, verified.key_id, verified.signer, verified.size_bytes, manifest.provenance.parent, at_ms, by,
+        verified.signature, verified.key_id, verified.signer, verified.size_bytes, manifest.provenance.parent, at_ms,
+        by,
     )  # fmt: skip
     await tx.many(
         "INSERT INTO bundle_file VALUES (?, ?, ?, ?, ?)",
@@ -168,7 +169,14 @@ async def pin(tx: Transaction, bundle_id: str, pinned: bool) -> None:
 
 
 async def record_trial(
-    tx: Transaction, bundle_id: str, report: TrialReport, *, at_ms: int, by: str, runtime_key: str, prepared_file: str
+    tx: Transaction,
+    bundle_id: str,
+    report: TrialReport,
+    *,
+    at_ms: int,
+    by: str,
+    runtime_key: str,
+    prepared_file: str,
 ) -> None:
     """Add a trial's report to the version's history."""
     await tx.run(

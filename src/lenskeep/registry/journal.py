@@ -14,7 +14,8 @@ KEEP_ANSWERS_MS = 24 * 3600 * 1000
 async def save_operation(tx: Transaction, operation: Operation, *, started_ms: int) -> None:
     """Write an operation as it is now and forget the oldest ones."""
     await tx.run(
-        "INSERT INTO operation VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, body = excluded.body",
+        "INSERT INTO operation VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state,
+        body = excluded.body",
         operation.id, started_ms, operation.state, msgspec.json.encode(operation).decode(),
     )  # fmt: skip
     await tx.run(
@@ -34,9 +35,7 @@ async def answer(tx: Transaction, key: str) -> Row | None:
     return await tx.one("SELECT * FROM idempotency WHERE key = ?", key)
 
 
-async def save_answer(
-    tx: Transaction, key: str, *, body_sha256: str, status: int, body: bytes, at_ms: int
-) -> None:
+async def save_answer(tx: Transaction, key: str, *, body_sha256: str, status: int, body: bytes, at_ms: int) -> None:
     """Keep an answer for a day."""
     await tx.run("INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)", key, body_sha256, status, body, at_ms)
     await tx.run("DELETE FROM idempotency WHERE at_ms < ?", at_ms - KEEP_ANSWERS_MS)
@@ -45,7 +44,8 @@ async def save_answer(
 async def count_up(tx: Transaction, name: str) -> int:
     """Raise a counter by one and return it."""
     row = await tx.one(
-        "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value", name
+        "INSERT INTO counter VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+        name,
     )
     assert row is not None
     return int(row["value"])

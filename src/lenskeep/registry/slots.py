@@ -48,7 +48,8 @@ class StoredDeployment(Struct, frozen=True, kw_only=True):
 async def ensure(tx: Transaction, names: list[str], *, at_ms: int) -> None:
     """Make a row for every slot of the configuration."""
     await tx.many(
-        "INSERT OR IGNORE INTO slot (name, state, since_ms) VALUES (?, 'empty', ?)", ((name, at_ms) for name in names)
+        "INSERT OR IGNORE INTO slot (name, state, since_ms) VALUES (?, 'empty', ?)",
+        ((name, at_ms) for name in names),
     )
 
 
@@ -92,18 +93,21 @@ async def in_use(tx: Transaction) -> dict[str, list[str]]:
     """Return for each bundle id the parts it plays: "active:main", "previous:main", "wanted:main"."""
     parts: dict[str, list[str]] = {}
     for slot in await everything(tx):
-        for part, bundle_id in (("active", slot.active), ("previous", slot.previous), ("wanted", slot.wanted)):
+        for part, bundle_id in (
+            ("active", slot.active),
+            ("previous", slot.previous),
+            ("wanted", slot.wanted),
+        ):
             if bundle_id and not (part == "wanted" and bundle_id == slot.active):
                 parts.setdefault(bundle_id, []).append(f"{part}:{slot.name}")
     return parts
 
 
-async def begin_deployment(
-    tx: Transaction, slot: str, bundle_id: str, *, at_ms: int, by: str, reason: str
-) -> None:
+async def begin_deployment(tx: Transaction, slot: str, bundle_id: str, *, at_ms: int, by: str, reason: str) -> None:
     """Note that a version became active."""
     await tx.run(
-        "INSERT INTO deployment (slot, bundle_id, started_ms, asked_by, reason, outcome) VALUES (?, ?, ?, ?, ?, 'running')",
+        "INSERT INTO deployment (slot, bundle_id, started_ms, asked_by, reason, outcome) VALUES (?, ?, ?, ?, ?,
+        'running')",
         slot, bundle_id, at_ms, by, reason,
     )  # fmt: skip
 
@@ -111,7 +115,10 @@ async def begin_deployment(
 async def end_deployment(tx: Transaction, slot: str, *, at_ms: int, outcome: str) -> None:
     """Note that the running version is no longer active, and how that came."""
     await tx.run(
-        "UPDATE deployment SET ended_ms = ?, outcome = ? WHERE slot = ? AND ended_ms IS NULL", at_ms, outcome, slot
+        "UPDATE deployment SET ended_ms = ?, outcome = ? WHERE slot = ? AND ended_ms IS NULL",
+        at_ms,
+        outcome,
+        slot,
     )
 
 
@@ -120,7 +127,9 @@ async def settle_deployment(tx: Transaction, slot: str) -> None:
     await tx.run("UPDATE deployment SET outcome = 'settled' WHERE slot = ? AND ended_ms IS NULL", slot)
 
 
-async def deployments(tx: Transaction, slot: str | None, *, limit: int, before: int | None = None) -> list[StoredDeployment]:
+async def deployments(
+    tx: Transaction, slot: str | None, *, limit: int, before: int | None = None
+) -> list[StoredDeployment]:
     """Return the history, newest first."""
     rows = await tx.all(
         "SELECT * FROM deployment WHERE (?1 IS NULL OR slot = ?1) AND (?2 IS NULL OR sequence < ?2)"

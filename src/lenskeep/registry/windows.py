@@ -71,7 +71,9 @@ async def load(tx: Transaction, key: SpanKey) -> Span | None:
 
 async def since(tx: Transaction, slot: str | None, start_s: int) -> list[tuple[SpanKey, Span]]:
     """Return all spans that began at or after a time, oldest first."""
-    rows = await tx.all("SELECT * FROM span WHERE start_s >= ? AND (?2 IS NULL OR slot = ?2) ORDER BY start_s", start_s, slot)
+    rows = await tx.all(
+        "SELECT * FROM span WHERE start_s >= ? AND (?2 IS NULL OR slot = ?2) ORDER BY start_s", start_s, slot
+    )
     return [(_key(row), _span(row)) for row in rows]
 
 

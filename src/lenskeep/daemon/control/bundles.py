@@ -88,7 +88,8 @@ async def remove(ask: Ask) -> None:
 
 
 async def pin(ask: Ask) -> Bundle:
-    return await ask.rooms.importer.pin(ask.part("ref"), ask.body.pinned, ask.who.by)
+    await ask.rooms.importer.pin(ask.part("ref"), ask.body.pinned, ask.who.by)
+    return (await ask.rooms.views.bundle(ask.part("ref"))).bundle
 
 
 async def check(ask: Ask) -> Reply:

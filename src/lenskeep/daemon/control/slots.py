@@ -42,7 +42,8 @@ async def activate(ask: Ask) -> Reply:
 
 
 async def confirm(ask: Ask) -> Reply:
-    return tagged(await ask.rooms.activator.confirm(ask.body.slot, ask.who.by, ask.body.reason))
+    name = await ask.rooms.activator.confirm(ask.body.slot, ask.who.by, ask.body.reason)
+    return tagged(await ask.rooms.views.slot(name))
 
 
 async def rollback(ask: Ask) -> Reply:
@@ -54,7 +55,8 @@ async def hold(ask: Ask) -> Reply:
     if ask.body.slot not in (None, name):
         raise RequestError(f"/slot: the path says {name}, the body {ask.body.slot}. Nothing was changed.")
     await _check_unchanged(ask, name)
-    return tagged(await ask.rooms.activator.hold(name, ask.body.held, ask.who.by))
+    await ask.rooms.activator.hold(name, ask.body.held, ask.who.by)
+    return tagged(await ask.rooms.views.slot(name))
 
 
 async def _check_unchanged(ask: Ask, name: str) -> None:
