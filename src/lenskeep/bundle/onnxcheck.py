@@ -33,9 +33,7 @@ NAME_LENGTH_MAX = 1_024
 METADATA_LENGTH_MAX = 1 << 20  # keys and values together
 
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
-OPAQUE = frozenset(
-    {"com.microsoft.EPContext", "com.microsoft.Snpe"}
-)  # hold compiled code, or the path of a file
+OPAQUE = frozenset({"com.microsoft.EPContext", "com.microsoft.Snpe"})  # hold compiled code, or the path of a file
 
 _ATTRIBUTE_LABELS = frozenset({"name", "doc_string", "type", "ref_attr_name"})
 
@@ -86,13 +84,12 @@ def scan(data: bytes | memoryview, *, control_flow_allowed: bool = False) -> Onn
     Raises: ModelRefusedError with one sentence that names what is wrong.
     Cost: in proportion to nodes and attributes, whatever the weights weigh.
     """
-    if not len(data):
+    size = memoryview(data).nbytes
+    if not size:
         raise ModelRefusedError("The model file is empty.")
-    if len(data) > MODEL_BYTES_MAX:
-        raise ModelRefusedError(
-            f"The model file has {len(data)} bytes; at most {MODEL_BYTES_MAX} can be read."
-        )
-    return _Scan(data, control_flow_allowed).model((0, len(data)))
+    if size > MODEL_BYTES_MAX:
+        raise ModelRefusedError(f"The model file has {size} bytes; at most {MODEL_BYTES_MAX} can be read.")
+    return _Scan(data, control_flow_allowed).model((0, size))
 
 
 class _Scan:

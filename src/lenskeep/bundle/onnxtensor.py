@@ -81,9 +81,7 @@ def check_data(tensor: Message, elements: int) -> None:
     name, data_type = shown(tensor.text("name")), tensor.integer("data_type")
     element = ELEMENT_TYPES.get(data_type)
     if element is None:
-        raise ModelRefusedError(
-            f"The tensor {name} has the element type {data_type}, unknown to this device."
-        )
+        raise ModelRefusedError(f"The tensor {name} has the element type {data_type}, unknown to this device.")
     held = [field for field in _DATA_FIELDS if tensor.has(field)]
     if len(held) > 1 or tensor.has("segment"):
         raise ModelRefusedError(f"The tensor {name} is in pieces or holds its data twice.")

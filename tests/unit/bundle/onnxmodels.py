@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
+import pytest
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -15,7 +16,9 @@ from onnx import (
     numpy_helper,
 )
 
-from lenskeep.bundle.onnxcheck import OnnxFacts, TensorFacts
+from lenskeep.bundle import onnxtensor
+from lenskeep.bundle.onnxcheck import OnnxFacts, TensorFacts, scan
+from lenskeep.errors import ModelRefusedError
 
 OPSETS = {"": 17}
 
@@ -59,18 +62,14 @@ def cnn() -> ModelProto:
         return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
 
     nodes = [
-        helper.make_node(
-            "Conv", ["images", "w1", "b1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="conv"
-        ),
+        helper.make_node("Conv", ["images", "w1", "b1"], ["c1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], name="conv"),
         helper.make_node("Clip", ["c1", "", "six"], ["r1"]),
         helper.make_node("MaxPool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
         helper.make_node("Conv", ["p1", "w2"], ["c2"], kernel_shape=[3, 3], auto_pad="SAME_UPPER"),
         helper.make_node("LeakyRelu", ["c2"], ["r2"], alpha=0.1),
         helper.make_node("GlobalAveragePool", ["r2"], ["g"]),
         helper.make_node("Flatten", ["g"], ["f"]),
-        helper.make_node(
-            "Constant", [], ["scale"], value=helper.make_tensor("", TensorProto.FLOAT, [], [0.5])
-        ),
+        helper.make_node("Constant", [], ["scale"], value=helper.make_tensor("", TensorProto.FLOAT, [], [0.5])),
         helper.make_node("Mul", ["f", "scale"], ["m"]),
         helper.make_node("Gemm", ["m", "w3", "b3"], ["logits"], transB=1),
         helper.make_node("Softmax", ["logits"], ["scores"], axis=-1),
@@ -132,9 +131,7 @@ def loop(*, growing: bool) -> ModelProto:
 
 def functions(bodies: dict[str, list[str]]) -> ModelProto:
     """A model with local functions by name, each calling those listed for it one after the other."""
-    built = model(
-        [helper.make_node(next(iter(bodies)), ["x"], ["y"], domain="local")], opsets=OPSETS | {"local": 1}
-    )
+    built = model([helper.make_node(next(iter(bodies)), ["x"], ["y"], domain="local")], opsets=OPSETS | {"local": 1})
     for name, calls in bodies.items():
         values = ["i", *[f"v{number}" for number in range(1, len(calls))], "o"]
         nodes = [
@@ -160,6 +157,100 @@ def external(tensor: TensorProto, location: str, **entries: str) -> TensorProto:
     for key, text in {"location": location, **entries}.items():
         tensor.external_data.add(key=key, value=text)
     return tensor
+
+
+def refuse(data: bytes | memoryview | ModelProto, reason: str, *, control_flow_allowed: bool = False) -> None:
+    """Expect a refusal in one plain sentence."""
+    if isinstance(data, ModelProto):
+        data = data.SerializeToString()
+    with pytest.raises(ModelRefusedError, match=reason) as caught:
+        scan(data, control_flow_allowed=control_flow_allowed)
+    sentence = str(caught.value)
+    assert sentence.isascii() and sentence.isprintable() and sentence.endswith(".") and len(sentence) < 400
+
+
+def weight(shape: tuple[int, ...] = (2, 3), name: str = "w") -> TensorProto:
+    count = 1
+    for size in shape:
+        count *= size
+    return helper.make_tensor(name, TensorProto.FLOAT, shape, b"\0" * 4 * count, raw=True)
+
+
+def many_kinds() -> ModelProto:
+    """Inputs of every kind that ONNX knows, tensors or not."""
+    inputs = [value(f"t{number}", ("n", number, None), number) for number in onnxtensor.ELEMENT_TYPES]
+    inputs += [
+        helper.make_tensor_sequence_value_info("sequence", TensorProto.FLOAT, ["n", 2]),
+        helper.make_value_info("optional", helper.make_optional_type_proto(inputs[0].type)),
+        helper.make_value_info("map", helper.make_map_type_proto(TensorProto.STRING, inputs[0].type)),
+        helper.make_sparse_tensor_value_info("sparse", TensorProto.FLOAT, [3, 0]),
+        helper.make_value_info("untyped", TypeProto()),
+        value("scalar", ()),
+        value("unknown", (1,), 27),
+        value("x"),
+    ]
+    return model(inputs=inputs, outputs=[value("y", None)])
+
+
+def everything() -> ModelProto:
+    """Rare but legal parts: sparse constants, annotations, device configurations, metadata on every level."""
+    built = model(
+        [
+            helper.make_node("Relu", ["x"], ["r"], domain="ai.onnx"),
+            helper.make_node("FusedConv", ["r", "w"], ["f"], domain="com.microsoft", activation="Relu"),
+            helper.make_node("LabelEncoder", ["k"], ["l"], domain="ai.onnx.ml", keys_strings=["a", "b"]),
+            helper.make_node("Constant", [], ["k"], sparse_value=sparse("")),
+            helper.make_node("Optional", [], ["o"], type=value("t").type),
+            helper.make_node("Constant", [], ["floats"], value_floats=[1.0, 2.0, 3.0]),
+        ],
+        outputs=[value("f", None)],
+        initializers=[weight()],
+        opsets={"ai.onnx": 21, "com.microsoft": 1, "ai.onnx.ml": 3, "com.microsoft.nchwc": 1},
+        ir_version=11,
+    )
+    graph = built.graph
+    graph.sparse_initializer.append(sparse())
+    for part in (built, graph, graph.node[0], graph.input[0], graph.initializer[0]):
+        part.metadata_props.add(key="note", value="kept")
+    annotation = graph.quantization_annotation.add(tensor_name="x")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
+    built.configuration.add(name="two", num_devices=2).device.extend(["a", "b"])
+    sharding = graph.node[0].device_configurations.add(configuration_id="two").sharding_spec.add(tensor_name="x")
+    sharding.device.extend([0, -1])
+    sharding.sharded_dim.add(axis=-1).simple_sharding.add(dim_param="n", num_shards=2)
+    return built
+
+
+# --- models written by hand --------------------------------------------------------------------------------
+
+
+def varint(number: int) -> bytes:
+    number &= (1 << 64) - 1
+    encoded = b""
+    while number > 0x7F:
+        encoded += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return encoded + bytes([number])
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    """Write one field by hand: a number as a varint, bytes with their length."""
+    if isinstance(content, int):
+        return varint(number << 3) + varint(content)
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def by_hand(graph: bytes, *, tail: bytes = b"") -> bytes:
+    """Write a whole model by hand around the fields of its graph that come before the nodes."""
+    return field(1, 8) + field(8, field(2, 17)) + field(7, graph + model().graph.SerializeToString()) + tail
+
+
+def packed() -> bytes:
+    """A model whose lists of numbers are packed, as other writers than the onnx package do it."""
+    dims = field(1, varint(2) + varint(150))
+    floats = field(5, dims + field(2, 1) + field(8, b"f") + field(4, b"\0" * 1200))
+    integers = field(5, dims + field(2, 7) + field(8, b"i") + field(7, varint(-1) * 3 + varint(7) * 297))
+    return by_hand(floats + integers)
 
 
 # --- what the onnx package says ----------------------------------------------------------------------------
@@ -214,9 +305,7 @@ def _value_facts(value_info: onnx.ValueInfoProto) -> TensorFacts:
     inner = getattr(value_info.type, kind)
     shape = None
     if kind in ("tensor_type", "sparse_tensor_type") and inner.HasField("shape"):
-        shape = tuple(
-            getattr(dim, dim.WhichOneof("value") or "dim_param") or _zero(dim) for dim in inner.shape.dim
-        )
+        shape = tuple(getattr(dim, dim.WhichOneof("value") or "dim_param") or _zero(dim) for dim in inner.shape.dim)
     dtype = _dtype(inner) if kind == "tensor_type" else kind.removesuffix("_type")
     return TensorFacts(value_info.name, dtype, shape)
 

@@ -6,53 +6,36 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx
-import onnxmodels
 import pytest
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import AttributeProto, ModelProto, TensorProto, TypeProto, helper, numpy_helper
-from onnxmodels import OPSETS, branch, cnn, external, functions, loop, model, sparse, value, with_tensor
+from onnx import AttributeProto, ModelProto, TensorProto, helper
+from onnxmodels import (
+    OPSETS,
+    branch,
+    by_hand,
+    cnn,
+    everything,
+    external,
+    facts_by_onnx,
+    field,
+    functions,
+    loop,
+    many_kinds,
+    model,
+    packed,
+    refuse,
+    sparse,
+    value,
+    weight,
+    with_tensor,
+)
 
-from lenskeep.bundle import onnxcheck, onnxformat, onnxtensor, protowire
+from lenskeep.bundle import onnxcheck
 from lenskeep.bundle.onnxcheck import TensorFacts, scan
 from lenskeep.errors import ModelRefusedError
 
 SAMPLES = sorted((Path(__file__).parents[3] / "scripts/samples/models").glob("*.onnx"))
-
-
-def refuse(data: bytes | memoryview | ModelProto, reason: str, *, control_flow_allowed: bool = False) -> None:
-    """Expect a refusal in one plain sentence."""
-    if isinstance(data, ModelProto):
-        data = data.SerializeToString()
-    with pytest.raises(ModelRefusedError, match=reason) as caught:
-        scan(data, control_flow_allowed=control_flow_allowed)
-    sentence = str(caught.value)
-    assert sentence.isascii() and sentence.isprintable() and sentence.endswith(".") and len(sentence) < 400
-
-
-def weight(shape: tuple[int, ...] = (2, 3), name: str = "w") -> TensorProto:
-    count = 1
-    for size in shape:
-        count *= size
-    return helper.make_tensor(name, TensorProto.FLOAT, shape, b"\0" * 4 * count, raw=True)
-
-
-def varint(number: int) -> bytes:
-    number &= (1 << 64) - 1
-    encoded = b""
-    while number > 0x7F:
-        encoded += bytes([number & 0x7F | 0x80])
-        number >>= 7
-    return encoded + bytes([number])
-
-
-def field(number: int, content: bytes | int) -> bytes:
-    """Write one field by hand: a number as a varint, bytes with their length."""
-    if isinstance(content, int):
-        return varint(number << 3) + varint(content)
-    return varint(number << 3 | 2) + varint(len(content)) + content
 
 
 # --- good models -------------------------------------------------------------------------------------------
@@ -70,53 +53,6 @@ def test_small_cnn_is_described() -> None:
     assert facts.metadata == {"classes": "good, scratch, dent", "author": "Zoë"}
 
 
-def many_kinds() -> ModelProto:
-    """Inputs of every kind that ONNX knows, tensors or not."""
-    inputs = [value(f"t{number}", ("n", number, None), number) for number in onnxtensor.ELEMENT_TYPES]
-    inputs += [
-        helper.make_tensor_sequence_value_info("sequence", TensorProto.FLOAT, ["n", 2]),
-        helper.make_value_info("optional", helper.make_optional_type_proto(inputs[0].type)),
-        helper.make_value_info("map", helper.make_map_type_proto(TensorProto.STRING, inputs[0].type)),
-        helper.make_sparse_tensor_value_info("sparse", TensorProto.FLOAT, [3, 0]),
-        helper.make_value_info("untyped", TypeProto()),
-        value("scalar", ()),
-        value("unknown", (1,), 27),
-        value("x"),
-    ]
-    return model(inputs=inputs, outputs=[value("y", None)])
-
-
-def everything() -> ModelProto:
-    """Rare but legal parts: sparse constants, annotations, device configurations, metadata on every level."""
-    built = model(
-        [
-            helper.make_node("Relu", ["x"], ["r"], domain="ai.onnx"),
-            helper.make_node("FusedConv", ["r", "w"], ["f"], domain="com.microsoft", activation="Relu"),
-            helper.make_node("LabelEncoder", ["k"], ["l"], domain="ai.onnx.ml", keys_strings=["a", "b"]),
-            helper.make_node("Constant", [], ["k"], sparse_value=sparse("")),
-            helper.make_node("Optional", [], ["o"], type=value("t").type),
-            helper.make_node("Constant", [], ["floats"], value_floats=[1.0, 2.0, 3.0]),
-        ],
-        outputs=[value("f", None)],
-        initializers=[weight()],
-        opsets={"ai.onnx": 21, "com.microsoft": 1, "ai.onnx.ml": 3, "com.microsoft.nchwc": 1},
-        ir_version=11,
-    )
-    graph = built.graph
-    graph.sparse_initializer.append(sparse())
-    for part in (built, graph, graph.node[0], graph.input[0], graph.initializer[0]):
-        part.metadata_props.add(key="note", value="kept")
-    annotation = graph.quantization_annotation.add(tensor_name="x")
-    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
-    built.configuration.add(name="two", num_devices=2).device.extend(["a", "b"])
-    sharding = (
-        graph.node[0].device_configurations.add(configuration_id="two").sharding_spec.add(tensor_name="x")
-    )
-    sharding.device.extend([0, -1])
-    sharding.sharded_dim.add(axis=-1).simple_sharding.add(dim_param="n", num_shards=2)
-    return built
-
-
 @pytest.mark.parametrize(
     "build",
     [model, cnn, many_kinds, everything, lambda: branch(3), lambda: loop(growing=True)],
@@ -125,13 +61,13 @@ def everything() -> ModelProto:
 @pytest.mark.parametrize("wrap", [bytes, memoryview])
 def test_facts_are_those_of_the_onnx_package(build: Callable[[], ModelProto], wrap: type) -> None:
     data = build().SerializeToString()
-    assert scan(wrap(data), control_flow_allowed=True) == onnxmodels.facts_by_onnx(data)
+    assert scan(wrap(data), control_flow_allowed=True) == facts_by_onnx(data)
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
 def test_sample_models_are_described_as_the_onnx_package_does(path: Path) -> None:
     data = path.read_bytes()
-    assert scan(data) == onnxmodels.facts_by_onnx(data)
+    assert scan(data) == facts_by_onnx(data)
 
 
 def test_model_of_a_foreign_set_that_no_node_uses_is_accepted() -> None:
@@ -148,72 +84,6 @@ def test_control_flow_passes_only_when_allowed() -> None:
     data = branch(onnxcheck.GRAPH_DEPTH_MAX - 1).SerializeToString()
     assert scan(data, control_flow_allowed=True).op_types == {"If", "Relu", "Abs"}
     refuse(data, "control flow")
-
-
-def by_hand(graph: bytes, *, tail: bytes = b"") -> bytes:
-    """Write a whole model by hand around the fields of its graph that come before the nodes."""
-    return field(1, 8) + field(8, field(2, 17)) + field(7, graph + model().graph.SerializeToString()) + tail
-
-
-def test_packed_and_single_dims_are_the_same_shape() -> None:
-    content = field(2, 1) + field(8, b"w") + field(9, b"\0" * 24)
-    for dims in (
-        field(1, 2) + field(1, 3),
-        field(1, varint(2) + varint(3)),
-        field(1, varint(2)) + field(1, 3),
-    ):
-        data = by_hand(field(5, dims + content))
-        assert scan(data).parameters == 6
-        assert scan(data) == onnxmodels.facts_by_onnx(data)
-    refuse(by_hand(field(5, field(1, varint(2) + b"\x83") + content)), "list of numbers")
-
-
-def test_packed_and_single_attribute_numbers_are_both_read() -> None:
-    node = model().graph.node[0].SerializeToString()
-    for ints in (field(8, 1) + field(8, -1), field(8, varint(1) + varint(-1)), field(8, b"")):
-        attribute = field(1, b"axes") + field(20, 7) + ints
-        assert scan(by_hand(field(1, node + field(5, attribute)))).nodes == 2
-
-
-@pytest.mark.parametrize("number", onnxtensor.ELEMENT_TYPES)
-@pytest.mark.parametrize("count", [0, 1, 3, 8])
-def test_tensor_of_every_element_type_holds_just_what_its_shape_asks_for(number: int, count: int) -> None:
-    element = onnxtensor.ELEMENT_TYPES[number]
-    zero = b"" if element.dtype == "string" else 0
-    by_value = helper.make_tensor("w", number, [count], [zero] * count)
-    assert scan(with_tensor(by_value).SerializeToString()).parameters == count
-    getattr(by_value, element.field).append(zero)
-    refuse(with_tensor(by_value), "its shape asks for")
-    if element.dtype != "string":
-        raw = numpy_helper.from_array(
-            numpy_helper.to_array(helper.make_tensor("w", number, [count], [0] * count)), "w"
-        )
-        assert raw.HasField("raw_data")
-        assert scan(with_tensor(raw).SerializeToString()).parameters == count
-        raw.raw_data += b"\0"
-        refuse(with_tensor(raw), "its shape asks for")
-
-
-def test_weights_are_skipped_and_not_read() -> None:
-    """Half a gigabyte of weights that no memory holds yet: reading them would take much longer."""
-    raw_bytes = 1 << 29
-    tensor = field(1, raw_bytes // 4) + field(2, 1) + field(8, b"w") + varint(9 << 3 | 2) + varint(raw_bytes)
-    rest = model().graph.SerializeToString()
-    graph = varint(5 << 3 | 2) + varint(len(tensor) + raw_bytes) + tensor
-    head = (
-        field(1, 8)
-        + field(8, field(2, 17))
-        + varint(7 << 3 | 2)
-        + varint(len(graph) + raw_bytes + len(rest))
-        + graph
-    )
-    with mmap.mmap(-1, len(head) + raw_bytes + len(rest)) as memory:
-        memory[: len(head)] = head
-        memory[len(head) + raw_bytes :] = rest
-        start = time.perf_counter()
-        with memoryview(memory) as view:
-            assert scan(view).parameters == raw_bytes // 4
-        assert time.perf_counter() - start < 0.2
 
 
 # --- data outside the file ---------------------------------------------------------------------------------
@@ -246,9 +116,7 @@ def test_external_data_lying_offset_or_length_is_refused() -> None:
 
 
 def test_external_data_in_the_memory_of_the_process_is_refused() -> None:
-    refuse(
-        with_tensor(external(weight(), "*/_ORT_MEM_ADDR_/*", offset="4096", length="24")), "outside the model"
-    )
+    refuse(with_tensor(external(weight(), "*/_ORT_MEM_ADDR_/*", offset="4096", length="24")), "outside the model")
 
 
 def test_external_data_without_its_flag_or_entries_is_refused() -> None:
@@ -292,88 +160,8 @@ def test_external_data_anywhere_in_the_model_is_refused() -> None:
 
 def test_compiled_part_is_refused() -> None:
     for operator in ("EPContext", "Snpe"):
-        node = helper.make_node(
-            operator, ["x"], ["y"], domain="com.microsoft", ep_cache_context="../x.engine"
-        )
+        node = helper.make_node(operator, ["x"], ["y"], domain="com.microsoft", ep_cache_context="../x.engine")
         refuse(model([node], opsets=OPSETS | {"com.microsoft": 1}), "compiled part")
-
-
-# --- sizes that lie ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dims", [(2, 4), (2, 2), (), (0,), (2, 3, 2), (1, 1, 23)])
-def test_dims_that_disagree_with_the_data_are_refused(dims: tuple[int, ...]) -> None:
-    tensor = weight()
-    del tensor.dims[:]
-    tensor.dims.extend(dims)
-    refuse(with_tensor(tensor), "holds 24 bytes; its shape asks for")
-
-
-@pytest.mark.parametrize("dims", [(-1,), (-2, -3), (1 << 33,), (2, -(1 << 63)), ((1 << 31) + 1, 0)])
-def test_negative_or_absurd_dim_is_refused(dims: tuple[int, ...]) -> None:
-    tensor = weight()
-    del tensor.dims[:]
-    tensor.dims.extend(dims)
-    refuse(with_tensor(tensor), "negative or absurd dimension")
-    refuse(model(inputs=[value("x", dims)]), "negative or absurd dimension")
-    refuse(model(outputs=[value("y", dims)]), "negative or absurd dimension")
-
-
-def test_dims_whose_product_overflows_are_refused() -> None:
-    tensor = weight()
-    tensor.dims.extend([1 << 31, 1 << 31, 4])
-    refuse(with_tensor(tensor), "absurd size")
-    refuse(model(inputs=[value("x", (1 << 31, 1 << 31))]), "absurd size")
-
-
-def test_too_many_dims_are_refused() -> None:
-    tensor = weight((1,) * protowire.DIMS_MAX)
-    assert scan(with_tensor(tensor).SerializeToString()).parameters == 1
-    tensor.dims.append(1)
-    refuse(with_tensor(tensor), "more than 32 dimensions")
-    refuse(by_hand(field(5, field(1, b"\1" * 1_000_000))), "more than 32 dimensions")
-    refuse(model(inputs=[value("x", (1,) * 33)]), "more than 32 dimensions")
-
-
-def test_tensor_without_data_is_refused() -> None:
-    tensor = weight()
-    tensor.ClearField("raw_data")
-    refuse(with_tensor(tensor), "holds 0 values; its shape asks for 6")
-
-
-def test_tensor_with_two_sources_of_data_is_refused() -> None:
-    tensor = weight()
-    tensor.float_data.extend([1.0] * 6)
-    refuse(with_tensor(tensor), "holds its data twice")
-
-
-def test_tensor_in_segments_is_refused() -> None:
-    tensor = weight()
-    tensor.segment.begin = 0
-    refuse(with_tensor(tensor), "in pieces")
-
-
-def test_tensor_with_the_data_of_another_type_is_refused() -> None:
-    numbers = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], int32_data=[1, 2])
-    refuse(with_tensor(numbers), "keeps its data in int32_data")
-    text = TensorProto(name="w", data_type=TensorProto.STRING, dims=[2], raw_data=b"ab")
-    refuse(with_tensor(text), "keeps its data in raw_data")
-
-
-@pytest.mark.parametrize("number", [0, 27, 28, 99, -1])
-def test_unknown_element_type_is_refused(number: int) -> None:
-    tensor = weight()
-    tensor.data_type = number
-    refuse(with_tensor(tensor), f"element type {number}, unknown")
-
-
-def test_sparse_tensor_that_stores_more_than_it_has_is_refused() -> None:
-    built = model()
-    built.graph.sparse_initializer.append(sparse())
-    built.graph.sparse_initializer[0].dims[:] = [1]
-    refuse(built, "stores more than")
-    built.graph.sparse_initializer[0].ClearField("indices")
-    refuse(built, "without values or without indices")
 
 
 # --- work without end --------------------------------------------------------------------------------------
@@ -489,9 +277,7 @@ def test_future_or_absent_ir_version_is_refused_and_says_what_is_supported(ir_ve
 
 @pytest.mark.parametrize("version", [28, 1000, 1 << 62, 0, -7])
 def test_future_opset_is_refused_and_says_what_is_supported(version: int) -> None:
-    refuse(
-        model(opsets={"": version}), f"version {version} of the operator set ''; this device supports 1 to 27"
-    )
+    refuse(model(opsets={"": version}), f"version {version} of the operator set ''; this device supports 1 to 27")
 
 
 def test_future_opset_of_another_set_is_refused() -> None:
@@ -510,9 +296,7 @@ def test_empty_file_is_refused() -> None:
     refuse(b"", "is empty")
 
 
-@pytest.mark.parametrize(
-    "data", [b"\0", b"garbage", b"PK\3\4", b"\x7fELF", b"\xff" * 64, b"{}", b"\n", b"<html>"]
-)
+@pytest.mark.parametrize("data", [b"\0", b"garbage", b"PK\3\4", b"\x7fELF", b"\xff" * 64, b"{}", b"\n", b"<html>"])
 def test_garbage_is_refused(data: bytes) -> None:
     refuse(data, "The model")
 
@@ -545,16 +329,6 @@ def test_model_without_graph_or_outputs_is_refused() -> None:
     built = model()
     del built.graph.output[:]
     refuse(built, "without outputs")
-
-
-def test_second_graph_is_refused_where_readers_would_merge_or_choose() -> None:
-    data = model().SerializeToString()
-    refuse(data + field(7, model().graph.SerializeToString()), "field graph of ModelProto twice")
-    refuse(data + field(1, 8), "field ir_version of ModelProto twice")
-    refuse(
-        by_hand(field(5, field(2, 1) + field(2, 7) + field(9, b"\0" * 4))),
-        "field data_type of TensorProto twice",
-    )
 
 
 def test_value_with_two_types_is_refused() -> None:
@@ -595,48 +369,6 @@ def test_names_given_twice_are_refused() -> None:
     refuse(data + entry + entry, "one metadata key twice")
 
 
-def test_group_is_refused() -> None:
-    refuse(model().SerializeToString() + b"\x83\x01\x84\x01", "protobuf group")
-
-
-def test_unknown_field_is_refused() -> None:
-    refuse(
-        model().SerializeToString() + field(99, b"later"),
-        "field 99 in ModelProto, which ONNX does not define",
-    )
-    refuse(model().SerializeToString() + b"\0\0", "field 0 in ModelProto")
-
-
-def test_wrong_wire_type_is_refused() -> None:
-    refuse(field(1, b"\x08") + model().SerializeToString(), "field 1 of ModelProto a wrong wire type")
-    refuse(model().SerializeToString() + field(7, 1), "field 7 of ModelProto a wrong wire type")
-    refuse(b"\x0d\0\0\0\0" + model().SerializeToString(), "field 1 of ModelProto a wrong wire type")
-
-
-def test_overlong_number_is_refused() -> None:
-    tail = model().SerializeToString()[2:]
-    assert scan(b"\x08\x88\x80\0" + tail).ir_version == 8
-    refuse(b"\x08\x88" + b"\x80" * 9 + b"\0" + tail, "does not fit")
-    refuse(b"\x08" + b"\xff" * 9 + b"\x02" + tail, "does not fit")
-    refuse(b"\x88\x80\x80\x80\x80\0\x08" + tail, "does not fit")
-    tensor = field(1, 1) + field(2, 7) + field(8, b"w")
-    assert scan(by_hand(field(5, tensor + field(7, varint(-1))))).parameters == 1
-    refuse(by_hand(field(5, tensor + field(7, b"\x80" * 10 + b"\0"))), "list of numbers")
-    refuse(by_hand(field(5, tensor + field(7, b"\x80"))), "list of numbers")
-    floats = field(1, 1) + field(2, 1) + field(8, b"w") + field(4, b"\0" * 5)
-    refuse(by_hand(field(5, floats)), "list of numbers")
-
-
-def test_number_wider_than_its_type_is_refused() -> None:
-    tensor = field(1, 1) + field(2, 1 << 32 | 1) + field(8, b"w") + field(9, b"\0" * 4)
-    refuse(by_hand(field(5, tensor)), "where 32 bits are expected")
-
-
-def test_text_that_is_not_utf8_is_refused() -> None:
-    refuse(model().SerializeToString() + field(6, b"\xff\xfe"), "not UTF-8, in ModelProto")
-    refuse(by_hand(field(1, field(4, b"\xed\xa0\x80"))), "not UTF-8, in NodeProto")
-
-
 # --- files that are too much -------------------------------------------------------------------------------
 
 
@@ -645,23 +377,11 @@ def test_too_many_nodes_are_refused() -> None:
     refuse(by_hand(node * (onnxcheck.NODES_MAX + 1)), "more than 100000 nodes")
 
 
-def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protowire, "FIELDS_MAX", 1_000)
-    refuse(by_hand(field(1, field(4, b"Relu") + field(1, b"") * 2_000)), "more than 1000 fields")
-    refuse(
-        by_hand(field(1, field(4, b"Relu") + field(5, field(20, 7) + field(8, 1) * 2_000))),
-        "more than 1000 fields",
-    )
-
-
 def test_types_nested_too_deep_are_refused() -> None:
     inner = value("z").type
     for _ in range(onnxcheck.TYPE_DEPTH_MAX - 1):
         inner = helper.make_sequence_type_proto(inner)
-    assert (
-        scan(model(inputs=[helper.make_value_info("z", inner)]).SerializeToString()).inputs[0].dtype
-        == "sequence"
-    )
+    assert scan(model(inputs=[helper.make_value_info("z", inner)]).SerializeToString()).inputs[0].dtype == "sequence"
     for _ in range(20):
         inner = helper.make_sequence_type_proto(inner)
         refuse(model(inputs=[helper.make_value_info("z", inner)]), "nests types deeper than 8")
@@ -685,14 +405,6 @@ def test_foreign_text_in_the_message_is_ascii_and_short() -> None:
 
 
 # --- chance ------------------------------------------------------------------------------------------------
-
-
-def packed() -> bytes:
-    """A model whose lists of numbers are packed, as other writers than the onnx package do it."""
-    dims = field(1, varint(2) + varint(150))
-    floats = field(5, dims + field(2, 1) + field(8, b"f") + field(4, b"\0" * 1200))
-    integers = field(5, dims + field(2, 7) + field(8, b"i") + field(7, varint(-1) * 3 + varint(7) * 297))
-    return by_hand(floats + integers)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -735,7 +447,7 @@ def test_mutated_model_is_refused_or_says_what_the_onnx_package_says(control_flo
         finally:
             assert time.perf_counter() - start < 1
         accepted += 1
-        assert facts == onnxmodels.facts_by_onnx(data)
+        assert facts == facts_by_onnx(data)
     assert accepted > 50  # else this test would compare nothing
 
 
@@ -749,69 +461,3 @@ def test_mutated_model_is_refused_or_says_what_the_onnx_package_says(control_flo
 def test_any_bytes_are_refused_and_nothing_else_happens(data: bytes) -> None:
     with pytest.raises(ModelRefusedError):
         scan(data, control_flow_allowed=True)
-
-
-# --- the tables against the onnx package -------------------------------------------------------------------
-
-KINDS = {
-    FieldDescriptor.TYPE_INT64: "int64",
-    FieldDescriptor.TYPE_INT32: "int32",
-    FieldDescriptor.TYPE_UINT64: "uint64",
-    FieldDescriptor.TYPE_ENUM: "enum",
-    FieldDescriptor.TYPE_FLOAT: "float",
-    FieldDescriptor.TYPE_DOUBLE: "double",
-    FieldDescriptor.TYPE_STRING: "text",
-    FieldDescriptor.TYPE_BYTES: "bytes",
-}
-
-
-def descriptors(messages: dict[str, Descriptor]) -> dict[str, Descriptor]:
-    found = {}
-    for descriptor in messages.values():
-        found[descriptor.full_name.removeprefix("onnx.")] = descriptor
-        found |= descriptors(descriptor.nested_types_by_name)
-    return found
-
-
-def test_message_tables_are_those_of_the_onnx_schema() -> None:
-    schema = descriptors(onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name)
-    assert set(schema) - set(onnxformat.LAYOUTS) == {
-        "FunctionProto",
-        "TrainingInfoProto",
-        "TensorProto.Segment",
-    }
-    for name, layout in onnxformat.LAYOUTS.items():
-        ours = {
-            (tag >> 3, known[0], known[1].replace("dim", "int64"), known[2])
-            for tag, known in layout.tags.items()
-        }
-        theirs = {
-            (
-                each.number,
-                each.name,
-                each.message_type.full_name.removeprefix("onnx.") if each.message_type else KINDS[each.type],
-                each.is_repeated,
-            )
-            for each in schema[name].fields
-        }
-        assert ours == theirs, name
-
-
-def test_attribute_table_is_that_of_the_onnx_schema() -> None:
-    short = {"FLOAT": "f", "INT": "i", "STRING": "s", "TENSOR": "t", "GRAPH": "g", "TYPE_PROTO": "tp"}
-    expected = {
-        number: short.get(name, name.lower())
-        for name, number in AttributeProto.AttributeType.items()
-        if number
-    }
-    assert expected == onnxformat.ATTRIBUTE_FIELDS
-
-
-def test_element_table_is_that_of_the_onnx_package() -> None:
-    newer = {"FLOAT6E2M3", "FLOAT6E3M2"}  # of IR version 14
-    numbers = {number for name, number in TensorProto.DataType.items() if number and name not in newer}
-    assert set(onnxtensor.ELEMENT_TYPES) == numbers
-    for number, element in onnxtensor.ELEMENT_TYPES.items():
-        assert element.field == helper.tensor_dtype_to_field(number)
-        if element.dtype != "string":
-            assert element.dtype == helper.tensor_dtype_to_np_dtype(number).name

@@ -112,9 +112,7 @@ def test_foreign_text_in_the_message_is_ascii_and_short() -> None:
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    "data", [b'"\\"' * 300_000, b'\\"' * 400_000, b"[" * 900_000, b"1." + b"1" * 900_000]
-)
+@pytest.mark.parametrize("data", [b'"\\"' * 300_000, b'\\"' * 400_000, b"[" * 900_000, b"1." + b"1" * 900_000])
 def test_a_megabyte_of_spite_is_answered_at_once(data: bytes) -> None:
     start = time.perf_counter()
     with contextlib.suppress(BundleFormatError):
@@ -133,9 +131,7 @@ def documents(leaves: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
 
 @settings(deadline=None)
 @given(documents(st.none() | st.booleans() | INTEGERS | TEXTS), st.booleans())
-def test_document_without_floats_reads_as_the_ordinary_reader_reads_it(
-    value: object, ascii_only: bool
-) -> None:
+def test_document_without_floats_reads_as_the_ordinary_reader_reads_it(value: object, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert read(text.encode()) == json.loads(text) == value
 
