@@ -287,7 +287,8 @@ class LatencyBudgetError(QualificationError):
 class MemoryBudgetError(QualificationError):
     """The model needs more memory than it may use here.
 
-    The trial went over the budget in the manifest, or there is not enough free memory to hold it beside the running one.
+    The trial went over the budget in the manifest, or there is not enough free memory to hold it
+    beside the running one.
     """
 
     code = "LK-8003"

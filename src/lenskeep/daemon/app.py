@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import platform
 import signal
 from collections.abc import AsyncIterator
@@ -145,7 +144,7 @@ async def _open_or_renew(path: Path, schema: str, clock: Clock, notes: list[Lens
             aside = path.with_name(f"{path.name}.damaged-{clock.now_ms()}")
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+                    Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
             note = RegistryCorruptError(
                 f"{error} It was set aside as {aside.name}; slots run from their pointer files."
             )

@@ -93,7 +93,7 @@ class Importer:
         bytes_max = self._config.limits.bundle_mb_max * MEBIBYTE
         if size_bytes is not None and size_bytes > bytes_max:
             raise LimitExceededError(
-                f"The file has {size_bytes / MEBIBYTE:.0f} MiB; this device takes {self._config.limits.bundle_mb_max} MiB."
+                f"The file has {size_bytes / MEBIBYTE:.0f} MiB; this device takes {bytes_max // MEBIBYTE} MiB."
             )
         self._blobs.require_space(size_bytes or UNKNOWN_SIZE_BYTES)
         async with self._database.read() as tx:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import resource
 import socket
 import sys
@@ -234,4 +233,4 @@ def remove_leftovers_in_thread(places: Places, wanted: set[str]) -> None:
         if path.name not in wanted:
             path.unlink(missing_ok=True)
     for path in places.runtime_dir.glob("trial-*.json"):
-        os.unlink(path)
+        path.unlink()

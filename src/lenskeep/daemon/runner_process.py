@@ -74,8 +74,6 @@ class RunnerProcess:
 
     async def adopt(self) -> bool:
         """Dial a process that an earlier daemon left; say whether there was one."""
-        if not self._socket_path.exists():
-            return False
         try:
             await self._dial()
         except OSError:
@@ -85,7 +83,7 @@ class RunnerProcess:
 
     async def start(self, plan: SlotPlan, plan_path: Path) -> None:
         """Start the process and dial it. Raises: ProcessFailedError."""
-        plan_path.write_bytes(msgspec.json.encode(plan))
+        await asyncio.to_thread(plan_path.write_bytes, msgspec.json.encode(plan))
         environment = {key: value for key, value in os.environ.items() if not key.startswith("NOTIFY")}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "lenskeep.runner", str(plan_path), stdin=asyncio.subprocess.DEVNULL, env=environment,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -42,7 +43,5 @@ class Notifier:
 
     def _send(self, text: str) -> None:
         if self._socket is not None:
-            try:
+            with contextlib.suppress(OSError):  # systemd restarting itself must not take the cameras' keeper down
                 self._socket.send(text.encode())
-            except OSError:
-                pass  # systemd restarting itself must not take the cameras' keeper down

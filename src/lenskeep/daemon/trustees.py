@@ -1,4 +1,4 @@
-"""Whose signature counts here and who may ask: keys and tokens, changed by an administrator and written to the record."""
+"""Whose signature counts here and who may ask: keys and tokens, changed by an administrator, always on record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Keys:
             return [_key(row) for row in await access.keys(tx)]
 
     async def trust(self, request: KeyRequest, by: str) -> Key:
-        """Trust a key for some model names. Raises: BundleError when it is no such key, ConflictError when it is known."""
+        """Trust a key for some model names. Raises: RequestError when it is no such key, ConflictError when known."""
         admitted = bundle_keys.admit(request.pem)
         key = TrustedKey(
             id=admitted.id, name=request.name, pem=admitted.pem, patterns=tuple(request.patterns),

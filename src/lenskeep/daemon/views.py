@@ -163,7 +163,10 @@ class Views:
             bundle=view, manifest=msgspec.to_builtins(facts), card=text,
             files=[msgspec.to_builtins(file) for file in files],
             trials=[
-                {"at": rfc3339(t.at_ms / 1000), "by": t.asked_by, "provider": t.provider, "report": msgspec.to_builtins(t.report)}
+                {
+                    "at": rfc3339(t.at_ms / 1000), "by": t.asked_by, "provider": t.provider,
+                    "report": msgspec.to_builtins(t.report),
+                }
                 for t in trials
             ],
         )  # fmt: skip

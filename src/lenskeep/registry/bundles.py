@@ -95,8 +95,8 @@ async def _renew(
     """Take the same version again: a newer signature counts, a retired version comes back."""
     state = next_bundle_state(known.state, BundleEvent.IMPORTED_AGAIN)
     await tx.run(
-        "UPDATE bundle SET state = ?, signature = ?, key_id = ?, signer = ?, size_bytes = ?, imported_ms = ?, imported_by = ?"
-        " WHERE id = ?",
+        "UPDATE bundle SET state = ?, signature = ?, key_id = ?, signer = ?, size_bytes = ?, imported_ms = ?,"
+        " imported_by = ? WHERE id = ?",
         state, verified.signature, verified.key_id, verified.signer, verified.size_bytes, at_ms, by, known.id,
     )  # fmt: skip
     return await get(tx, known.id)

@@ -14,8 +14,8 @@ KEEP_ANSWERS_MS = 24 * 3600 * 1000
 async def save_operation(tx: Transaction, operation: Operation, *, started_ms: int) -> None:
     """Write an operation as it is now and forget the oldest ones."""
     await tx.run(
-        "INSERT INTO operation VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state,
-        body = excluded.body",
+        "INSERT INTO operation VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET state = excluded.state, body = excluded.body",
         operation.id, started_ms, operation.state, msgspec.json.encode(operation).decode(),
     )  # fmt: skip
     await tx.run(

@@ -106,8 +106,8 @@ async def in_use(tx: Transaction) -> dict[str, list[str]]:
 async def begin_deployment(tx: Transaction, slot: str, bundle_id: str, *, at_ms: int, by: str, reason: str) -> None:
     """Note that a version became active."""
     await tx.run(
-        "INSERT INTO deployment (slot, bundle_id, started_ms, asked_by, reason, outcome) VALUES (?, ?, ?, ?, ?,
-        'running')",
+        "INSERT INTO deployment (slot, bundle_id, started_ms, asked_by, reason, outcome)"
+        " VALUES (?, ?, ?, ?, ?, 'running')",
         slot, bundle_id, at_ms, by, reason,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Counts and latency sketches over time, in a database of their own: minutes, merged with age into quarters and hours."""
+"""Counts and latency sketches over time, in their own database: minutes, merged with age into quarters and hours."""
 
 from __future__ import annotations
 
