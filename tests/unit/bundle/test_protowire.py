@@ -42,10 +42,10 @@ def test_weights_are_skipped_and_not_read() -> None:
     with mmap.mmap(-1, len(head) + raw_bytes + len(rest)) as memory:
         memory[: len(head)] = head
         memory[len(head) + raw_bytes :] = rest
-        start = time.perf_counter()
+        start = time.process_time()
         with memoryview(memory) as view:
             assert scan(view).parameters == raw_bytes // 4
-        assert time.perf_counter() - start < 0.2
+        assert time.process_time() - start < 0.2
 
 
 def test_second_graph_is_refused_where_readers_would_merge_or_choose() -> None:
