@@ -44,7 +44,8 @@ ROUTES = [
         summary="Trust a public key for some model names",
     ),
     Route(
-        method="POST", path="/v1/keys/{id}/revocation", role="admin", handler=revoke, answer=Key, body=RevokeRequest,
+        method="POST", path="/v1/keys/{id}/revocation", role="admin", handler=revoke, answer=Key,
+        body=RevokeRequest,
         summary="Withdraw trust in a key",
     ),
     Route(
@@ -53,7 +54,8 @@ ROUTES = [
     ),
     Route(
         method="POST", path="/v1/tokens", role="admin", handler=add_token, answer=Token, body=TokenRequest,
-        status=201, repeatable=False, summary="Make a token; its secret is in this one answer and nowhere else",
+        status=201, repeatable=False,
+        summary="Make a token; its secret is in this one answer and nowhere else",
     ),
     Route(
         method="DELETE", path="/v1/tokens/{id}", role="admin", handler=remove_token, answer=None, status=204,

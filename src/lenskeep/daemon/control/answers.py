@@ -57,9 +57,7 @@ def problem_answer(
     if status is not None:
         said = msgspec.structs.replace(said, status=status)
     headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, NotSignedInError) else None
-    return web.Response(
-        body=msgspec.json.encode(said), status=said.status, headers=headers, content_type=PROBLEM_JSON
-    )
+    return web.Response(body=msgspec.json.encode(said), status=said.status, headers=headers, content_type=PROBLEM_JSON)
 
 
 def translate(error: Exception, request: web.Request, request_id: str) -> web.Response:

@@ -1,9 +1,9 @@
 """Who is asking, and may they: peer credentials on the Unix socket, bearer tokens on loopback TCP.
 
-Rules. The socket's file mode lets only root, the service and its group connect; here each gets a role. On TCP nobody is
-somebody without a token, and nobody may at most read. A browser is let in only for a page that this daemon served:
-the Host must be one of ours (against DNS rebinding), the Origin must be that Host, and a request that another site made
-is refused. No answer ever carries a CORS header.
+Rules. The socket's file mode lets only root, the service and its group connect; here each gets a role. On TCP
+nobody is somebody without a token, and nobody may at most read. A browser is let in only for a page that this
+daemon served: the Host must be one of ours (against DNS rebinding), the Origin must be that Host, and a
+request that another site made is refused. No answer ever carries a CORS header.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def require(who: Identity | None, role: Role | None) -> None:
 async def identify(request: web.Request, control: Control, tokens: Tokens) -> Identity | None:
     """Say who is asking; None is somebody without a token where that opens nothing.
 
-    Raises: NotSignedInError for a token that is not known or has expired, NotPermittedError for a stranger's account.
+    Raises: NotSignedInError for a token that is not known or has expired, NotPermittedError for a stranger's
+    account.
     """
     connection = _connection(request)
     if connection is not None and connection.family == socket.AF_UNIX:
@@ -118,9 +119,13 @@ def check_site(request: web.Request, hosts: frozenset[str]) -> None:
         )
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc.lower() != host:
-        raise NotPermittedError("Another web site asked for this. Nothing was changed.", hint="Open the device's own page.")
+        raise NotPermittedError(
+            "Another web site asked for this. Nothing was changed.", hint="Open the device's own page."
+        )
     if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not _opens_a_page(request):
-        raise NotPermittedError("Another web site asked for this. Nothing was changed.", hint="Open the device's own page.")
+        raise NotPermittedError(
+            "Another web site asked for this. Nothing was changed.", hint="Open the device's own page."
+        )
 
 
 def _opens_a_page(request: web.Request) -> bool:

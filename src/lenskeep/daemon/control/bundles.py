@@ -99,34 +99,41 @@ async def check(ask: Ask) -> Reply:
 ROUTES = [
     Route(
         method="GET", path="/v1/bundles", role="viewer", handler=list_bundles, answer=list[Bundle],
-        query=BundlesQuery, summary="List the versions on this device",
+        query=BundlesQuery,
+        summary="List the versions on this device",
     ),
     Route(
         method="GET", path="/v1/bundles/{ref}", role="viewer", handler=get_bundle, answer=BundleDetail,
         summary="Show one version with its manifest, card, files and trials",
     ),
     Route(
-        method="GET", path="/v1/bundles/{ref}/file", role="viewer", handler=export, answer=bytes, media=OCTETS,
+        method="GET", path="/v1/bundles/{ref}/file", role="viewer", handler=export, answer=bytes,
+        media=OCTETS,
         summary="Download the bundle file, byte for byte as it was signed",
     ),
     Route(
         method="DELETE", path="/v1/bundles/{ref}", role="supervisor", handler=remove, answer=None,
-        query=RemovalQuery, status=204, summary="Remove a version that is not in use",
+        query=RemovalQuery, status=204,
+        summary="Remove a version that is not in use",
     ),
     Route(
-        method="PUT", path="/v1/bundles/{ref}/pin", role="supervisor", handler=pin, answer=Bundle, body=PinRequest,
+        method="PUT", path="/v1/bundles/{ref}/pin", role="supervisor", handler=pin, answer=Bundle,
+        body=PinRequest,
         summary="Keep a version from being removed, or no longer",
     ),
     Route(
         method="POST", path="/v1/imports", role="supervisor", handler=receive, answer=Operation, upload=True,
-        status=202, summary="Verify and store a bundle file; its trial on this device goes on in the operation",
+        status=202,
+        summary="Verify and store a bundle file; its trial on this device goes on in the operation",
     ),
     Route(
-        method="POST", path="/v1/verifications", role="operator", handler=verify, answer=Verification, upload=True,
+        method="POST", path="/v1/verifications", role="operator", handler=verify, answer=Verification,
+        upload=True,
         summary="Verify a bundle file and store nothing",
     ),
     Route(
-        method="POST", path="/v1/checks", role="supervisor", handler=check, answer=Operation, body=CheckRequest,
-        status=202, summary="Try a version on this device; nothing changes on the line",
+        method="POST", path="/v1/checks", role="supervisor", handler=check, answer=Operation,
+        body=CheckRequest, status=202,
+        summary="Try a version on this device; nothing changes on the line",
     ),
 ]  # fmt: skip

@@ -54,15 +54,18 @@ ROUTES = [
     ),
     Route(
         method="GET", path="/v1/cameras/{camera}/snapshot.jpg", role="viewer", handler=snapshot, answer=bytes,
-        media="image/jpeg", summary="Show what the camera sees now, with the frame's age in the headers",
+        media="image/jpeg",
+        summary="Show what the camera sees now, with the frame's age in the headers",
     ),
     Route(
         method="GET", path="/v1/cameras/{camera}/preview.mjpg", role="viewer", handler=preview, answer=bytes,
-        media="multipart/x-mixed-replace", query=PreviewQuery, summary="Watch the camera, a few pictures a second",
+        media="multipart/x-mixed-replace", query=PreviewQuery,
+        summary="Watch the camera, a few pictures a second",
     ),
     Route(
-        method="POST", path="/v1/cameras/{camera}/test", role="operator", handler=probe, answer=dict[str, Any],
-        query=ProbeQuery, summary="Open the camera apart from the line and measure what it delivers",
+        method="POST", path="/v1/cameras/{camera}/test", role="operator", handler=probe,
+        answer=dict[str, Any], query=ProbeQuery,
+        summary="Open the camera apart from the line and measure what it delivers",
     ),
     Route(
         method="GET", path="/v1/camera-devices", role="viewer", handler=devices, answer=list[dict[str, Any]],

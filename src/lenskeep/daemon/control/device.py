@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 import msgspec
 from aiohttp import web
 from msgspec import Struct

@@ -94,23 +94,28 @@ async def events(ask: Ask) -> web.StreamResponse:
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/results", role="viewer", handler=results, answer=ResultPage, query=ResultsQuery,
+        method="GET", path="/v1/results", role="viewer", handler=results, answer=ResultPage,
+        query=ResultsQuery,
         summary="Show the newest results, oldest first",
     ),
     Route(
-        method="GET", path="/v1/windows", role="viewer", handler=windows, answer=list[Window], query=WindowsQuery,
+        method="GET", path="/v1/windows", role="viewer", handler=windows, answer=list[Window],
+        query=WindowsQuery,
         summary="Show counts and latency over time",
     ),
     Route(
         method="GET", path="/v1/deployments", role="viewer", handler=deployments, answer=list[Deployment],
-        query=DeploymentsQuery, summary="Show what ran where, newest first",
+        query=DeploymentsQuery,
+        summary="Show what ran where, newest first",
     ),
     Route(
-        method="GET", path="/v1/audit", role="viewer", handler=audit, answer=list[AuditEntry], query=PageQuery,
+        method="GET", path="/v1/audit", role="viewer", handler=audit, answer=list[AuditEntry],
+        query=PageQuery,
         summary="Show every state change, newest first",
     ),
     Route(
         method="GET", path="/v1/events", role="viewer", handler=events, answer=Event, query=EventsQuery,
-        media="text/event-stream", summary="Follow what happens; resume with Last-Event-ID or since",
+        media="text/event-stream",
+        summary="Follow what happens; resume with Last-Event-ID or since",
     ),
 ]  # fmt: skip

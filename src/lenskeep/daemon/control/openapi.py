@@ -66,7 +66,10 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
         "summary": route.summary,
         "tags": [route.path.split("/")[2] if route.path.startswith("/v1/") else "service"],
         "parameters": _parameters(route, schema_of),
-        "responses": {str(route.status): _answer(route, schema_of), "default": {"$ref": "#/components/responses/Problem"}},
+        "responses": {
+            str(route.status): _answer(route, schema_of),
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
         "security": [] if route.role is None else [{"token": []}, *([{}] if route.role == "viewer" else [])],
         "x-role": route.role or "anybody",
     }
@@ -84,7 +87,8 @@ def _name(route: Route) -> str:
 
 def _parameters(route: Route, schema_of: dict[str, Any]) -> list[dict[str, Any]]:
     said: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in _PLACE.findall(route.path)
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in _PLACE.findall(route.path)
     ]
     for field in fields(route.query):
         schema = dict(schema_of[repr(field.type)])

@@ -81,7 +81,10 @@ def upload_size(request: web.Request, bytes_max: int) -> int | None:
 
 
 async def upload_chunks(request: web.Request, bytes_max: int) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives. Raises: LimitExceededError over the limit, RequestError when it breaks off."""
+    """Yield the body as it arrives.
+
+    Raises: LimitExceededError over the limit, RequestError when it breaks off.
+    """
     seen = 0
     announced = request.content_length
     while True:
@@ -100,5 +103,3 @@ async def upload_chunks(request: web.Request, bytes_max: int) -> AsyncIterator[b
         yield chunk
     if announced is not None and seen != announced:
         raise RequestError(f"The upload ended after {seen} of {announced} bytes. Nothing was changed.")
-
-

@@ -1,8 +1,8 @@
 """What the API asks of the rest of the daemon, as one frozen struct of parts.
 
-Rules. A part raises the faults of `errors.py` and answers with the structs of `messages/control.py`; it knows nothing of
-HTTP. `by` is who asks, in the form `unix:NAME` or `token:NAME`. A slot that is None is the only one there is. A method
-that yields is an async generator: nothing happens before the first item is asked for.
+Rules. A part raises the faults of `errors.py` and answers with the structs of `messages/control.py`; it knows
+nothing of HTTP. `by` is who asks, in the form `unix:NAME` or `token:NAME`. A slot that is None is the only
+one there is. A method that yields is an async generator: nothing happens before the first item is asked for.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ class Views(Protocol):
 
     async def health(self) -> list[Check]: ...
 
-    async def results(
-        self, slot: str | None, camera: str | None, limit: int, since: int | None
-    ) -> list[Result]: ...
+    async def results(self, slot: str | None, camera: str | None, limit: int, since: int | None) -> list[Result]: ...
 
     def live(self) -> bool: ...
 
@@ -165,7 +163,10 @@ class Idempotency(Protocol):
     """Answers already given, for a day."""
 
     async def find(self, key: str, body_sha256: str) -> tuple[int, bytes] | None:
-        """Return the stored status and body. Raises: IdempotencyError when the key stood for another request."""
+        """Return the stored status and body.
+
+        Raises: IdempotencyError when the key stood for another request.
+        """
         ...
 
     async def store(self, key: str, body_sha256: str, status: int, body: bytes) -> None: ...

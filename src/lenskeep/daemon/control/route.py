@@ -1,7 +1,8 @@
-"""One route as data: what is asked, by whom, and what is answered. Handlers are plain coroutines over an `Ask`.
+"""One route as data: what is asked, by whom, and what is answered. Handlers are plain coroutines over an
+`Ask`.
 
-Rules. Everything that the API promises about a request stands in its `Route`; the server enforces it and the OpenAPI
-document is made from it, so neither can say what the other does not do.
+Rules. Everything that the API promises about a request stands in its `Route`; the server enforces it and the
+OpenAPI document is made from it, so neither can say what the other does not do.
 """
 
 from __future__ import annotations

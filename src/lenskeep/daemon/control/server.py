@@ -1,13 +1,13 @@
 """The HTTP server: opens the doors, and walks every request through the same steps.
 
-The way of a request: name it, refuse foreign sites, find its route, ask who it is and whether that role may, read query
-and body strictly, give a repeated request its first answer, call the handler, answer. Whatever is raised on the way
-becomes a problem document. Not here: what a route does (its own module), what the parts do (the rest of the daemon).
+The way of a request: name it, refuse foreign sites, find its route, ask who it is and whether that role may,
+read query and body strictly, give a repeated request its first answer, call the handler, answer. Whatever is
+raised on the way becomes a problem document. Not here: what a route does (its own module), what the parts do
+(the rest of the daemon).
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import re
 import socket
@@ -42,7 +42,8 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 async def control_server(config: Config, rooms: Rooms, runtime_dir: Path) -> AsyncIterator[None]:
     """Answer on the Unix socket, and on 127.0.0.1 when a port is configured, until the block ends.
 
-    Raises: ConfigError when a door cannot be opened as configured, ConflictError when another service holds it.
+    Raises: ConfigError when a door cannot be opened as configured, ConflictError when another service holds
+    it.
     """
     runner = web.AppRunner(
         build_app(config, rooms), access_log=None, shutdown_timeout=STOP_S, handle_signals=False,
@@ -60,29 +61,34 @@ async def control_server(config: Config, rooms: Rooms, runtime_dir: Path) -> Asy
 
 
 async def _open_socket(runner: web.AppRunner, path: Path) -> None:
-    """Listen at the path. The mode is set between bind and listen, so nobody can come in before it is right."""
-    await _remove_stale(path)
+    try:
+        listener = _bind(path)
+    except OSError as error:
+        raise ConfigError(f"storage.runtime_dir: the control socket {path} cannot be made: {error}.") from error
+    await web.SockSite(runner, listener).start()
+
+
+def _bind(path: Path) -> socket.socket:
+    """Take the path. The mode is set between bind and listen, so nobody can come in before it is right."""
+    if _is_served(path):
+        raise ConflictError(
+            f"Another Lenskeep service answers at {path} already.", hint="Stop it first: systemctl stop lenskeep."
+        )
+    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(str(path))
         path.chmod(SOCKET_MODE)
-    except OSError as error:
+    except OSError:
         listener.close()
-        raise ConfigError(f"storage.runtime_dir: the control socket {path} cannot be made: {error}.") from error
+        raise
     listener.setblocking(False)
-    await web.SockSite(runner, listener).start()
+    return listener
 
 
-async def _remove_stale(path: Path) -> None:
-    try:
-        _, writer = await asyncio.open_unix_connection(path)
-    except FileNotFoundError:
-        return
-    except OSError:  # nobody listens there any more
-        path.unlink(missing_ok=True)
-        return
-    writer.close()
-    raise ConflictError(f"Another Lenskeep service answers at {path} already.", hint="Stop it first: systemctl stop lenskeep.")
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 async def _open_port(runner: web.AppRunner, port: int) -> None:

@@ -88,20 +88,24 @@ ROUTES = [
         summary="Show one slot, with its ETag",
     ),
     Route(
-        method="PUT", path="/v1/slots/{slot}/hold", role="operator", handler=hold, answer=SlotView, body=HoldRequest,
+        method="PUT", path="/v1/slots/{slot}/hold", role="operator", handler=hold, answer=SlotView,
+        body=HoldRequest,
         summary="Hold swaps while the line must not change, or let them go on; If-Match is honoured",
     ),
     Route(
         method="POST", path="/v1/activations", role="supervisor", handler=activate, answer=Operation,
-        body=ActivationRequest, status=202, summary="Make a slot run a version, watched for a while after the swap",
+        body=ActivationRequest, status=202,
+        summary="Make a slot run a version, watched for a while after the swap",
     ),
     Route(
-        method="POST", path="/v1/confirmations", role="operator", handler=confirm, answer=SlotView, body=SlotRequest,
+        method="POST", path="/v1/confirmations", role="operator", handler=confirm, answer=SlotView,
+        body=SlotRequest,
         summary="Keep the version that is on trial",
     ),
     Route(
-        method="POST", path="/v1/rollbacks", role="operator", handler=rollback, answer=Operation, body=SlotRequest,
-        status=202, summary="Go back to the version before",
+        method="POST", path="/v1/rollbacks", role="operator", handler=rollback, answer=Operation,
+        body=SlotRequest, status=202,
+        summary="Go back to the version before",
     ),
     Route(
         method="GET", path="/v1/operations", role="viewer", handler=list_operations, answer=list[Operation],
@@ -109,6 +113,7 @@ ROUTES = [
     ),
     Route(
         method="GET", path="/v1/operations/{id}", role="viewer", handler=get_operation, answer=Operation,
-        query=WaitQuery, summary="Show one operation, or wait for its end",
+        query=WaitQuery,
+        summary="Show one operation, or wait for its end",
     ),
 ]  # fmt: skip

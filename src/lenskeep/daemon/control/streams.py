@@ -1,8 +1,8 @@
 """Answers that do not end by themselves: events as SSE, the preview as MJPEG.
 
-Rules. A slow reader slows its own stream only, and there are at most `STREAMS_MAX` at a time. Every event carries its
-number as the SSE id, so that a reader can go on where it stopped; a comment every 15 s shows that the line is alive.
-When the daemon stops, the streams are ended at once.
+Rules. A slow reader slows its own stream only, and there are at most `STREAMS_MAX` at a time. Every event
+carries its number as the SSE id, so that a reader can go on where it stopped; a comment every 15 s shows that
+the line is alive. When the daemon stops, the streams are ended at once.
 """
 
 from __future__ import annotations
