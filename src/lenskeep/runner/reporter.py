@@ -24,6 +24,7 @@ from lenskeep.runner.wire import Channel, HungUpError
 log = logging.getLogger(__name__)
 
 BUSY_TICK_S = 0.02
+BUSY_S = 1.5  # how long after the last result the next one is expected
 IDLE_TICK_S = 0.1
 BEAT_S = 0.5
 STOP_MAX_S = 1.5  # then the process is ended from here
@@ -63,7 +64,7 @@ class ReporterThread(threading.Thread):
         self._finishing = False
         self._stop_by_s = 0.0
         self._beat_due_s = 0.0
-        self._busy = False
+        self._busy_until_s = 0.0
 
     def run(self) -> None:
         """Serve."""
@@ -92,13 +93,16 @@ class ReporterThread(threading.Thread):
         if self._channel is not None:
             wanted = select.POLLIN | (select.POLLOUT if self._channel.waiting else 0)
             poll.register(self._channel, wanted)
-        for descriptor, _ in poll.poll(1000 * (BUSY_TICK_S if self._busy else IDLE_TICK_S)):
+        for descriptor, _ in poll.poll(1000 * self._tick_s()):
             if descriptor == self._server.fileno():
                 self._accept()
             elif descriptor == self._wake_read:
                 self._wake()
             else:
                 self._listen()
+
+    def _tick_s(self) -> float:
+        return BUSY_TICK_S if time.monotonic() < self._busy_until_s else IDLE_TICK_S
 
     def _wake(self) -> None:
         if signal.SIGTERM in os.read(self._wake_read, 64):
@@ -144,11 +148,11 @@ class ReporterThread(threading.Thread):
 
     def _report(self, now_s: float) -> None:
         if self._channel is None:
-            self._busy = False
             return
         try:
             self._channel.flush()
-            self._busy = self._send_results(self._channel)
+            if self._send_results(self._channel):
+                self._busy_until_s = now_s + BUSY_S
             self._send_news(self._channel)
             if now_s >= self._beat_due_s and not self._channel.congested:
                 self._beat_due_s = now_s + BEAT_S
@@ -170,7 +174,8 @@ class ReporterThread(threading.Thread):
     def _send_news(self, channel: Channel) -> None:
         news, pictures = self._served.news, self._served.pictures
         while news and not channel.congested:
-            channel.send(news.popleft())
+            channel.send(news[0])
+            news.popleft()
         while pictures and not channel.waiting:
             channel.send(pictures.popitem()[1])
 

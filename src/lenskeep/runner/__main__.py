@@ -1,0 +1,113 @@
+"""`python -m lenskeep.runner PLAN.json`: the process that serves one slot, and its composition root.
+
+It listens before it loads anything heavy, so that a daemon can dial at once. It never stops because the daemon is
+gone: it stops on SIGTERM or when it is told to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from enum import IntEnum
+from pathlib import Path
+
+import msgspec
+
+from lenskeep.messages.runner import SlotPlan
+from lenskeep.runner.reporter import STUCK_EXIT, ReporterThread
+from lenskeep.runner.ring import ResultRing
+from lenskeep.runner.wire import SocketTakenError, listen
+
+log = logging.getLogger("lenskeep.runner")
+
+PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
+YOUNG_OBJECTS_MAX = 50_000  # a collection is a pause of the line; results are the only objects that pile up
+
+
+class ExitCode(IntEnum):
+    """How the process ends."""
+
+    OK = 0
+    USAGE = 64
+    BAD_PLAN = 65
+    FAULT = 70  # a thread met something that nobody foresaw; the daemon starts the process again
+    STUCK = STUCK_EXIT  # it was told to stop and the model would not let go of its frame
+    SLOT_TAKEN = 73
+
+
+def main(arguments: list[str]) -> ExitCode:
+    """Serve the slot of a plan until told to stop."""
+    gc.disable()  # until everything that stays is loaded
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if len(arguments) != 1:
+        log.error("usage: python -m lenskeep.runner PLAN.json")
+        return ExitCode.USAGE
+    try:
+        plan = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=SlotPlan)
+    except (OSError, msgspec.DecodeError) as error:
+        log.error("plan %s cannot be used: %s", arguments[0], error)
+        return ExitCode.BAD_PLAN
+    try:
+        server = listen(Path(plan.socket_path))
+    except SocketTakenError as error:
+        log.error("slot %s: %s", plan.slot, error)
+        return ExitCode.SLOT_TAKEN
+    except OSError as error:
+        log.error("slot %s: cannot listen on %s: %s", plan.slot, plan.socket_path, error)
+        return ExitCode.BAD_PLAN
+    _name_process(plan.slot)
+    threading.excepthook = _end_at_fault
+    try:
+        serve(plan, server)
+    finally:
+        Path(plan.socket_path).unlink(missing_ok=True)
+    return ExitCode.OK
+
+
+def serve(plan: SlotPlan, server: socket.socket) -> None:
+    """Build the parts and run the loop in this thread until it is told to stop."""
+    from lenskeep.runner.line import Line  # heavy: OpenCV and ONNX Runtime
+
+    ring = ResultRing(secrets.token_hex(8), plan.result_ring)
+    line = Line(plan, ring)
+    reporter = ReporterThread(server, ring, line)
+    signal.set_wakeup_fd(reporter.wake_write)
+    signal.signal(signal.SIGTERM, lambda *_: line.stop())
+    signal.signal(signal.SIGINT, lambda *_: line.stop())
+    line.start()
+    reporter.start()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS_MAX, 20, 100)
+    gc.enable()
+    log.info("slot %s: run %s with %d cameras", plan.slot, ring.run, len(plan.cameras))
+    line.loop.run()
+    line.close()
+    reporter.finish()
+    log.info("slot %s: ended after %d frames", plan.slot, line.loop.judged)
+
+
+def _name_process(slot: str) -> None:
+    """Show the slot in process lists, and let nobody of this user read frames and models out of the memory."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_NAME, f"lenskeep-{slot}".encode()[:15], 0, 0, 0)
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _end_at_fault(fault: threading.ExceptHookArgs) -> None:
+    """A thread that died silently would be a slot that looks alive: end the process, it is started again."""
+    log.critical("thread %s failed", fault.thread.name if fault.thread else "?", exc_info=fault.exc_value)
+    os._exit(ExitCode.FAULT)
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    logging.shutdown()
+    os._exit(code)  # nothing is left to do that a thread stuck in a driver could not hold up
