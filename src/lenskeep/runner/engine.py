@@ -52,26 +52,26 @@ _TENSOR_TYPES = {"float": "float32", "float16": "float16", "uint8": "uint8", "in
 _MEMORY_WORDS = ("bad allocation", "bad_alloc", "failed to allocate", "cannot allocate", "insufficient memory")
 
 
-class Cancel:
-    """Ends a load from another thread: `Engine.load` then raises SwapRefusedError."""
+class Cancel(threading.Event):
+    """Set from another thread, it ends the load that was given it: `Engine.load` raises SwapRefusedError."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
         self._options: ort.SessionOptions | None = None
-        self.asked = False
 
-    def ask(self) -> None:
-        """End the load that was given this object, now or as soon as it begins."""
+    def set(self) -> None:
+        """End the load, now or as soon as it begins."""
+        super().set()
         with self._lock:
-            self.asked = True
             if self._options is not None:
                 self._options.set_load_cancellation_flag(True)
 
     def watch(self, options: ort.SessionOptions) -> None:
-        """Let these options be cancelled."""
+        """Let a load with these options be ended."""
         with self._lock:
             self._options = options
-            options.set_load_cancellation_flag(self.asked)
+            options.set_load_cancellation_flag(self.is_set())
 
 
 class Engine:

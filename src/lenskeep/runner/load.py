@@ -10,7 +10,7 @@ from collections.abc import Callable
 from lenskeep.errors import LenskeepError, SwapRefusedError
 from lenskeep.messages.runner import BundleRef
 from lenskeep.runner import priority
-from lenskeep.runner.engine import Engine
+from lenskeep.runner.engine import Cancel, Engine
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class LoadThread(threading.Thread):
         self.begun_s = time.monotonic()
         self._threads = threads
         self._done = done
-        self._cancelled = threading.Event()
+        self._cancelled = Cancel()
 
     def cancel(self) -> None:
         """Give up as soon as the runtime lets go; `done` is called all the same."""
