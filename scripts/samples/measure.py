@@ -36,9 +36,7 @@ def score_pictures(net: nn.Module, images: NDArray[np.uint8], at_once: int = 64)
     """Run a net over many pictures, without gradients."""
     net.eval()
     with torch.no_grad():
-        return torch.cat(
-            [net(tensor(images[at : at + at_once])) for at in range(0, len(images), at_once)]
-        ).numpy()
+        return torch.cat([net(tensor(images[at : at + at_once])) for at in range(0, len(images), at_once)]).numpy()
 
 
 def classifier_metrics(scores: Floats, labels: NDArray[np.int64]) -> dict[str, float]:
@@ -57,7 +55,7 @@ def classifier_metrics(scores: Floats, labels: NDArray[np.int64]) -> dict[str, f
 
 
 def read_crowd(output: Floats, score_min: float) -> Found:
-    """Read one picture's raw layout (7, n); suppress what overlaps a better box by more than 0.5, whatever its label."""
+    """Read one picture's raw layout (7, n); a box that overlaps a better one by more than 0.5 is left out."""
     scores, labels = output[4:].max(0), output[4:].argmax(0)
     centres, halves = output[:2].T, output[2:4].T / 2
     found = Found(labels, scores, np.concatenate((centres - halves, centres + halves), 1))
@@ -109,9 +107,7 @@ def _hits(found: Found, truth: Floats) -> NDArray[np.bool_]:
     """Match boxes to caps, best first, each cap once."""
     free, hits = np.ones(len(truth), bool), np.zeros(len(found.scores), bool)
     for row in range(len(hits)) if len(truth) else ():
-        shared = np.where(
-            free & (truth[:, 0] == found.labels[row]), overlap(found.boxes[row], truth[:, 1:]), 0
-        )
+        shared = np.where(free & (truth[:, 0] == found.labels[row]), overlap(found.boxes[row], truth[:, 1:]), 0)
         best = int(shared.argmax())
         if shared[best] >= 0.5:
             hits[row], free[best] = True, False

@@ -61,8 +61,9 @@ class SlowScores(nn.Module):
 class Detector(nn.Module):
     """One grid of cells, 16 pixels each, with two heads over one body.
 
-    The crowd head lets every cell near a cap's centre answer, and needs suppression afterwards. The single head is
-    trained to let one cell answer for one cap. Each gives (n, 7, 20, 20): centre offset, log size, a logit per label.
+    The crowd head lets every cell near a cap's centre answer, and needs suppression afterwards. The single head
+    is trained to let one cell answer for one cap. Each gives (n, 7, 20, 20): centre offset, log size, and a logit
+    per label.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,7 @@ def cell_centres(rows: int, columns: int) -> Tensor:
 
 
 class CrowdLayout(nn.Module):
-    """The raw YOLO layout (1, 7, 400): cx, cy, w, h in input pixels, a score per label; not yet suppressed."""
+    """The raw YOLO layout (1, 7, 400): cx, cy, w, h in input pixels, then a score per label."""
 
     def __init__(self, detector: Detector, cells: int) -> None:
         super().__init__()

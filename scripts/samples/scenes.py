@@ -1,7 +1,7 @@
 """Data sets made of synthetic scenes, and the preprocessing that the models are trained behind.
 
-A recipe names every belt (seed, size) and how many frames are taken from it; its digest, which covers the source of
-the scenes too, stands for the data set.
+A recipe names every belt (seed, size) and how many frames are taken from it; its digest, which covers the source
+of the scenes too, stands for the data set.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ class Recipe:
     def digest(self) -> str:
         """Hash the recipe together with the code that paints the scenes and takes the frames."""
         sources = (belt_module.__file__, belt_sprites.__file__, __file__)
-        parts = {
-            Path(source).name: hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources
-        }
+        parts = {Path(source).name: hashlib.sha256(Path(source).read_bytes()).hexdigest() for source in sources}
         return hashlib.sha256(json.dumps(asdict(self) | parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,7 +121,5 @@ def _belts(recipe: Recipe) -> Iterator[tuple[Belt, np.random.Generator]]:
     for number in range(recipe.belts):
         seed = recipe.first_seed + number
         width_px, height_px = recipe.sizes[number % len(recipe.sizes)]
-        belt = Belt(
-            seed, width_px, height_px, station=recipe.view == "station", defect_share=recipe.defect_share
-        )
+        belt = Belt(seed, width_px, height_px, station=recipe.view == "station", defect_share=recipe.defect_share)
         yield belt, np.random.default_rng([seed, 3])

@@ -3,10 +3,10 @@
     pip install torch==2.13.0 onnx     # for this script alone; the project itself needs neither
     python scripts/samples/train.py    # everything, some minutes on two cores
 
-What it makes: `models/<name>-<version>.onnx` with `<name>-<version>.json` (how it was made and how well it does),
-and `golden/<name>/` with pictures and the answers that torch gives for them. The seeds are fixed.
-`cap-inspect-slow` is cap-inspect 1.1.0 with useless work added: it gives that version's answers, so it has no golden
-set of its own.
+What it makes: `models/<name>-<version>.onnx` with `<name>-<version>.json` (how it was made, how well it does) and
+`golden/<name>/` with pictures and the answers that torch gives for them. The seeds are fixed.
+`cap-inspect-slow` is cap-inspect 1.1.0 with useless work added: it gives that version's answers, so it has no
+golden set of its own.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ SLOW_ROUNDS = 12
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE, help="where models/ and golden/ are written")
     parser.add_argument("--only", choices=("classifier", "detector"))
     arguments = parser.parse_args()
@@ -88,18 +86,14 @@ def make_detectors(out: Path) -> None:
         found = [read(output, 0.05) for output in measure.score_pictures(net, held_out[0], 1)]
         metrics = measure.detector_metrics(found, held_out[1])
         export(net, out / "models" / f"{reference}.onnx", scenes.DETECTOR_PX, "output0")
-        write_facts(
-            out / "models" / f"{reference}.json", net, scenes.BELT_TRAINING, {"epochs": epochs}, metrics
-        )
+        write_facts(out / "models" / f"{reference}.json", net, scenes.BELT_TRAINING, {"epochs": epochs}, metrics)
     golden.write_detector(
         out / "golden" / "cap-detect",
         {"1.0.0": (crowd, measure.read_crowd), "1.1.0": (single, measure.read_single)},
     )
 
 
-def train_classifier(
-    widths: tuple[int, ...], epochs: int, images: scenes.Image, labels: np.ndarray
-) -> nets.Classifier:
+def train_classifier(widths: tuple[int, ...], epochs: int, images: scenes.Image, labels: np.ndarray) -> nets.Classifier:
     """Train on frames with a cap in place; between two caps no label is likelier than another."""
     torch.manual_seed(SEED)
     net, rng = nets.Classifier(widths), np.random.default_rng(SEED)
@@ -124,9 +118,7 @@ def train_detector(images: scenes.Image, truths: list[np.ndarray]) -> tuple[nets
         pictures = _lit(images[rows], rng)
         targets = [_cells(truths[row], flipped) for row in rows]
         crowd, single = net(pictures.flip(3) if flipped else pictures)
-        return sum(
-            _detector_loss(grid, *_stacked(targets, head)) for head, grid in enumerate((crowd, single))
-        )
+        return sum(_detector_loss(grid, *_stacked(targets, head)) for head, grid in enumerate((crowd, single)))
 
     for epoch, said in enumerate(fit(net, loss, len(images), SINGLE_EPOCHS, 16, 3e-3), 1):
         print(f"detector: {said}")
@@ -158,9 +150,7 @@ def _lit(images: scenes.Image, rng: np.random.Generator) -> Tensor:
     size = (len(images), 3, 1, 1)
     gain = rng.uniform(0.8, 1.2, (len(images), 1, 1, 1)) * rng.uniform(0.95, 1.05, size)
     shift = rng.uniform(-0.06, 0.06, (len(images), 1, 1, 1))
-    return (measure.tensor(images) * torch.from_numpy(gain).float() + torch.from_numpy(shift).float()).clamp(
-        0, 1
-    )
+    return (measure.tensor(images) * torch.from_numpy(gain).float() + torch.from_numpy(shift).float()).clamp(0, 1)
 
 
 def _cells(truth: np.ndarray, flipped: bool) -> tuple[np.ndarray, ...]:
@@ -187,9 +177,7 @@ def _cells(truth: np.ndarray, flipped: bool) -> tuple[np.ndarray, ...]:
 
 
 def _stacked(targets: list[tuple[np.ndarray, ...]], head: int) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(np.stack([t[head] for t in targets])), torch.from_numpy(
-        np.stack([t[2] for t in targets])
-    )
+    return torch.from_numpy(np.stack([t[head] for t in targets])), torch.from_numpy(np.stack([t[2] for t in targets]))
 
 
 def _detector_loss(grid: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
