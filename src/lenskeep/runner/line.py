@@ -1,4 +1,4 @@
-"""One slot's parts, joined: cameras, loop, sessions. What the reporter asks and whom it passes the daemon's orders to."""
+"""One slot's parts, joined: what the reporter asks, and whom it passes the daemon's orders to."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Line:
         )  # fmt: skip
 
     def _reason(self, cameras: list[CameraState]) -> str:
-        """Say why no picture was judged since the last beat; nothing when some were, or when the loop itself is stuck."""
+        """Say why no picture was judged since the last beat; nothing when some were, or when the loop is stuck."""
         (judged, turns), self._progress = self._progress, (self.loop.judged, self.loop.turns)
         if self._changeover.active is None:
             return "no_bundle"

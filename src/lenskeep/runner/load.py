@@ -40,11 +40,11 @@ class LoadThread(threading.Thread):
         self.begun_s = time.monotonic()
         self._threads = threads
         self._done = done
-        self._cancelled = Cancel()
+        self._cancel = Cancel()
 
     def cancel(self) -> None:
         """Give up as soon as the runtime lets go; `done` is called all the same."""
-        self._cancelled.set()
+        self._cancel.ask()
 
     def hurry(self) -> bool:
         """Go on at normal priority; say whether that was permitted."""
@@ -69,7 +69,9 @@ class LoadThread(threading.Thread):
         self._done(self, engine, fault)
 
     def _load(self) -> Engine:
-        engine = Engine.load(self.bundle, threads=self._threads, cancel=self._cancelled)
+        engine = Engine.load(self.bundle, threads=self._threads, cancel=self._cancel)
+        if engine.note:
+            log.warning("%s: %s", self.bundle.ref, engine.note)
         engine.warm(WARM_RUNS)
         if self._threads > 1:
             priority.restore_pool_threads()

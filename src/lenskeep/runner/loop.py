@@ -104,7 +104,7 @@ class Loop:
             outputs = engine.infer(staged.prepared)
             inferred_ns = monotonic_ns()
             seen = engine.decode(outputs, staged.prepared.placement)
-        except Exception as error:  # whatever the model does to this frame, it gets its result and the next its turn
+        except Exception as error:  # noqa: BLE001 - whatever a model does to a frame, the frame gets its result
             self._fail(engine, work, error)
             return
         done_ns = monotonic_ns()
@@ -185,7 +185,7 @@ class Loop:
         newcomer.errors += 1
         if newcomer.errors >= self._errors_max and not newcomer.change.back:
             if self._changeover.reflex(newcomer.change.op, ErrorRateGateError.code):
-                log.error("%s failed on %d frames in a row: going back", newcomer.change.engine.ref.ref, newcomer.errors)
+                log.error("%s failed on its first %d frames: going back", newcomer.change.engine.ref.ref, newcomer.errors)
             self._newcomer = None
 
 

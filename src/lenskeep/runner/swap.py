@@ -208,11 +208,11 @@ class Changeover:
     def _make_room(self, bundle: BundleRef) -> None:
         """Three versions at once, while the third is prepared, must fit the limit too."""
         loaded = [engine for engine in (self.active, self.previous) if engine is not None]
-        if self._over(sum(engine.ref.memory_mb for engine in loaded) + bundle.memory_mb):
+        if self._over(sum(engine.memory_mb for engine in loaded) + bundle.memory_mb):
             self.release()
 
     def _fits(self, active: Engine, previous: Engine | None) -> bool:
-        return previous is not None and not self._over(active.ref.memory_mb + previous.ref.memory_mb)
+        return previous is not None and not self._over(active.memory_mb + previous.memory_mb)
 
     def _over(self, memory_mb: int) -> bool:
         return 0 < self._plan.memory_max_mb < memory_mb
