@@ -19,7 +19,14 @@ Positive = Annotated[float, Meta(gt=0)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
 NatNumber = Annotated[int, Meta(ge=0)]
-PlaceName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+_PLACE = r"^[a-z0-9][a-z0-9-]{0,30}$"
+_SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
+# What a person is told instead of the pattern.
+_IN_WORDS = {
+    _PLACE: "up to 31 lower-case letters, digits and hyphens",
+    _SOURCE: "v4l2:PATH, rtsp://…, http://…, file:PATH, folder:PATH or synthetic:SCENE",
+}
+PlaceName = Annotated[str, Meta(pattern=_PLACE)]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +106,7 @@ class Camera(_Section, frozen=True, kw_only=True):
 
     name: PlaceName
     slot: PlaceName = "main"
-    source: Annotated[str, Meta(pattern=r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+")]
+    source: Annotated[str, Meta(pattern=_SOURCE)]
     loop: bool = True
     pace: Literal["realtime", "fast"] = "realtime"
     fps: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
@@ -153,6 +160,8 @@ def load(path: Path) -> Config:
 def _named(sentence: str) -> str:
     """Turn msgspec's `$.a.b` path into the words of the file: `a.b: …`."""
     text, separator, path = sentence.partition(" - at `$")
+    for pattern, words in _IN_WORDS.items():
+        text = text.replace(f"`str` matching regex {pattern!r}", words)
     if not separator:
         return f"{sentence}."
     return f"{path.strip('`').lstrip('.').replace('[...]', '')}: {text}."
