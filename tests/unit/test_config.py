@@ -32,7 +32,7 @@ def test_the_shipped_file_holds_every_key_at_its_default() -> None:
         ("[control]\nport = 70000", "control.port"),
         ("[probation]\nerror_ratio_max = 1.5", "probation.error_ratio_max"),
         ("[[slot]]\nname = 'Main Line'", "slot[0].name: Expected up to 31 lower-case"),
-        ("[[slot]]\nname = 'a'\n[[slot]]\nname = 'a'", "slot[0].name: Expected up to 31 lower-case"),
+        ("[[slot]]\nname = 'a'\n[[slot]]\nname = 'a'", "slot.name: 'a' is used twice"),
         ("[[slot]]\nname = 'a'\n[[camera]]\nname = 'c'\nslot = 'b'\nsource = 'file:x'", "camera.slot"),
         ("[[slot]]\nname = 'main'\n[[camera]]\nname = 'c'\nsource = 'telnet://x'", "camera[0].source: Expected v4l2:PATH"),
         ("device = 3", "device"),
