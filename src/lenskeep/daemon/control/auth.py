@@ -24,7 +24,7 @@ from lenskeep.errors import NotPermittedError, NotSignedInError
 from lenskeep.messages.control import ROLES, Role
 
 SO_PEERGROUPS = 59  # Linux; not among the names of the socket module
-GROUPS_MAX = 1024
+GROUPS_MAX = 256  # what getsockopt of Python can carry
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -96,7 +96,7 @@ def _groups(connection: socket.socket) -> tuple[int, ...]:
     """Return the groups that the peer really had when it connected; no name service is asked."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * GROUPS_MAX)
-    except OSError:  # a kernel before 4.13
+    except OSError:  # a kernel before 4.13, or an account in more groups than that: then only its own group counts
         return ()
     return struct.unpack(f"{len(raw) // 4}I", raw)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -24,7 +25,7 @@ def add_page(app: web.Application, folder: Path = WEB) -> None:
                 app.router.add_get("/", handler)
 
 
-def _sender(path: Path):  # type: ignore[no-untyped-def]
+def _sender(path: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     content_type = mimetypes.types_map.get(path.suffix, "application/octet-stream")
 
     async def send(_request: web.Request) -> web.StreamResponse:

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from lenskeep.config import Config
 from lenskeep.daemon.control import answers, auth
@@ -35,6 +36,7 @@ STOP_S = 2.0
 READ_BUFFER_BYTES = 512 << 10  # an upload is hashed and written in pieces of about this size
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+REQUEST_ID = web.RequestKey("request_id", str)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 
@@ -112,25 +114,25 @@ def build_app(config: Config, rooms: Rooms) -> web.Application:
     return app
 
 
-def _guard(hosts: frozenset[str]) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _guard(hosts: frozenset[str]) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Name the request, refuse foreign sites, and turn whatever is raised into a problem document."""
         given = request.headers.get(answers.REQUEST_ID, "")
-        request["id"] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex[:16]
+        request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex[:16]
         try:
             if auth.is_tcp(request):
                 auth.check_site(request, hosts)
             return await handler(request)
         except Exception as error:  # noqa: BLE001 - the root of a request: every fault leaves as a problem, none silently
-            return answers.translate(error, request, request["id"])
+            return answers.translate(error, request, request[REQUEST_ID])
 
     return guard
 
 
 async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> None:
     answer.headers.update(answers.GUARD_HEADERS)
-    answer.headers[answers.REQUEST_ID] = request.get("id", "")
+    answer.headers[answers.REQUEST_ID] = request.get(REQUEST_ID, "")
     answer.headers.setdefault("Cache-Control", "no-store")
     answer.headers.pop("Server", None)
 
