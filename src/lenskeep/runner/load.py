@@ -44,7 +44,7 @@ class LoadThread(threading.Thread):
 
     def cancel(self) -> None:
         """Give up as soon as the runtime lets go; `done` is called all the same."""
-        self._cancel.ask()
+        self._cancel.set()
 
     def hurry(self) -> bool:
         """Go on at normal priority; say whether that was permitted."""

@@ -184,8 +184,9 @@ class Loop:
         """A newcomer that has not judged a single frame goes back by itself."""
         newcomer.errors += 1
         if newcomer.errors >= self._errors_max and not newcomer.change.back:
+            ref = newcomer.change.engine.ref.ref
             if self._changeover.reflex(newcomer.change.op, ErrorRateGateError.code):
-                log.error("%s failed on its first %d frames: going back", newcomer.change.engine.ref.ref, newcomer.errors)
+                log.error("%s failed on its first %d frames: going back", ref, newcomer.errors)
             self._newcomer = None
 
 
