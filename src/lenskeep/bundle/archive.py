@@ -130,9 +130,7 @@ class BundleReader:
         if self._bundle is None:
             if not self._offset:
                 raise BundleFormatError("The file is empty.")
-            raise BundleFormatError(
-                f"The file ends after {self._offset} bytes, in {self._inside}; it was cut short."
-            )
+            raise BundleFormatError(f"The file ends after {self._offset} bytes, in {self._inside}; it was cut short.")
         return self._bundle
 
     def _step(self, data: memoryview) -> memoryview:
@@ -181,7 +179,9 @@ class BundleReader:
         self._inside = name
         got = bytearray()
         yield BLOCK_BYTES, got.extend
-        size = self._proven_size(name, size_max, bytes(got))
+        size = proven_size(bytes(got), name, self._offset - BLOCK_BYTES)
+        if size > size_max:
+            raise LimitExceededError(f"{name} is {size} bytes long; at most {size_max} are accepted here.")
         padding = -size % BLOCK_BYTES
         self._size_bytes += BLOCK_BYTES + size + padding
         if self._size_bytes + len(END) > self._limits.total_bytes_max:
@@ -190,22 +190,6 @@ class BundleReader:
             )
         yield size, taker(size)
         yield padding, _zeros
-        return size
-
-    def _proven_size(self, name: str, size_max: int, got: bytes) -> int:
-        """Take the length from a header and prove that everything else in it is as it must be."""
-        field = got[_SIZE_FIELD]
-        if not _SIZE.fullmatch(field):
-            raise BundleFormatError(
-                f"At byte {self._offset}, where {name} should begin, is no header of this format."
-            )
-        size = int(field[:-1], 8)
-        if got != header(name, size):
-            raise BundleFormatError(
-                f"At byte {self._offset}, the header of {name} differs from the one exact form."
-            )
-        if size > size_max:
-            raise LimitExceededError(f"{name} is {size} bytes long; at most {size_max} are accepted here.")
         return size
 
     def _size_max(self, name: str) -> int:
@@ -219,9 +203,7 @@ class BundleReader:
         names = [file.name for file in statement.files]
         check_names(names, self._limits)
         if MANIFEST_NAME not in names:
-            raise BundleFormatError(
-                f"The signature does not list {MANIFEST_NAME}; this is no Lenskeep bundle."
-            )
+            raise BundleFormatError(f"The signature does not list {MANIFEST_NAME}; this is no Lenskeep bundle.")
         return key, sorted(statement.files, key=lambda file: file.name)
 
     def _authorised(self, key: TrustedKey, manifest_json: bytes, signed: list[SignedFile]) -> Manifest:
@@ -273,6 +255,22 @@ def header(name: str, size: int) -> bytes:
     return bytes(block)
 
 
+def proven_size(got: bytes, name: str, offset: int) -> int:
+    """Take the length from a header, having proven that everything else in it is as it must be.
+
+    Args:
+        got: 512 bytes found at `offset`, where the member `name` has to begin.
+    Raises: BundleFormatError.
+    """
+    size_field = got[_SIZE_FIELD]
+    if not _SIZE.fullmatch(size_field):
+        raise BundleFormatError(f"At byte {offset}, where {name} has to begin, is no header of this format.")
+    size = int(size_field[:-1], 8)
+    if got != header(name, size):
+        raise BundleFormatError(f"At byte {offset}, the header of {name} differs from the one exact form.")
+    return size
+
+
 def rebuild_parts(signature: bytes, files: Sequence[tuple[str, int]]) -> Iterator[bytes | int]:
     """Yield a bundle in order: bytes as they are, and a file's index where its content belongs.
 
@@ -301,9 +299,7 @@ def check_names(names: list[str], limits: Limits) -> None:
     Raises: LimitExceededError, BundleFormatError.
     """
     if len(names) > limits.files_max:
-        raise LimitExceededError(
-            f"The bundle has {len(names)} files; at most {limits.files_max} are accepted here."
-        )
+        raise LimitExceededError(f"The bundle has {len(names)} files; at most {limits.files_max} are accepted here.")
     if len(set(names)) != len(names):
         raise BundleFormatError("The signature lists a file twice.")
     folders = {name[:end] for name in names for end in _slashes(name)}

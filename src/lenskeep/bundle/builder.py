@@ -25,11 +25,9 @@ def sign_parts(parts: Mapping[str, Part], signer: Signer, subject: str) -> bytes
     return signing.sign([SignedFile(name, _sha256(part)) for name, part in parts.items()], signer, subject)
 
 
-def build(
-    path: Path, parts: Mapping[str, Part], signer: Signer, public: PublicKey, subject: str
-) -> VerifiedBundle:
+def build(path: Path, parts: Mapping[str, Part], signer: Signer, subject: str) -> VerifiedBundle:
     """Sign the parts and write the bundle file. Raises: BundleError; then `path` is as it was before."""
-    return assemble(path, parts, sign_parts(parts, signer, subject), public)
+    return assemble(path, parts, sign_parts(parts, signer, subject), signer.public)
 
 
 def assemble(path: Path, parts: Mapping[str, Part], signature: bytes, public: PublicKey) -> VerifiedBundle:

@@ -14,13 +14,14 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from lenskeep.bundle.archive import (
     BLOCK_BYTES,
     BundleReader,
+    FileFact,
     Limits,
     OpenMember,
     VerifiedBundle,
@@ -124,15 +125,9 @@ def extract(path: Path, folder: Path, trust: Authority, now_s: float) -> Verifie
     return verified
 
 
-def read_member(path: Path, verified: VerifiedBundle, name: str) -> bytes:
-    """Return one member of a bundle file that was just verified."""
-    with _mapped(path, verified, name) as content:
-        return bytes(content)
-
-
 def check_model_of(path: Path, verified: VerifiedBundle) -> OnnxFacts:
     """Scan the model in a bundle file that was just verified. Raises: ModelRefusedError, ManifestError."""
-    with _mapped(path, verified, verified.manifest.model) as content:
+    with member(path, len(verified.signature), verified.files, verified.manifest.model) as content:
         return check_model(verified.manifest, content)
 
 
@@ -168,9 +163,7 @@ def _chunks(signature: bytes, parts: Mapping[str, Part], limits: Limits) -> Iter
     sizes = [_size(parts[name]) for name in names]
     for name, size in zip(names, sizes, strict=True):
         if size > limits.file_bytes_max:
-            raise LimitExceededError(
-                f"{name} is {size} bytes long; at most {limits.file_bytes_max} are accepted."
-            )
+            raise LimitExceededError(f"{name} is {size} bytes long; at most {limits.file_bytes_max} are accepted.")
     for piece in rebuild_parts(signature, list(zip(names, sizes, strict=True))):
         if isinstance(piece, bytes):
             yield piece
@@ -209,18 +202,24 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _mapped(path: Path, verified: VerifiedBundle, name: str) -> Iterator[memoryview]:
-    offset = BLOCK_BYTES + _padded(len(verified.signature)) + BLOCK_BYTES
-    for file in verified.files:
+def mapped(path: Path) -> Iterator[memoryview]:
+    """Lend a file's bytes without reading them into memory. Raises: RequestError."""
+    with open_regular(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise RequestError(f"{path} is empty.")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            yield view
+
+
+@contextlib.contextmanager
+def member(path: Path, signature_bytes: int, files: Sequence[FileFact], name: str) -> Iterator[memoryview]:
+    """Lend one member's bytes of a bundle file that was just read to its end."""
+    offset = BLOCK_BYTES + _padded(signature_bytes) + BLOCK_BYTES
+    for file in files:
         if file.name == name:
             break
         offset += _padded(file.size_bytes) + BLOCK_BYTES
-    with (
-        open_regular(path) as opened,
-        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-        memoryview(mapped) as whole,
-        whole[offset : offset + file.size_bytes] as content,
-    ):
+    with mapped(path) as whole, whole[offset : offset + file.size_bytes] as content:
         yield content
 
 

@@ -168,7 +168,16 @@ def verify(envelope: Envelope, key: PublicKey) -> Statement:
     if envelope.key_id != key.id:
         raise SignatureError("The signature names another key than the one that it is judged by.")
     key.verify(envelope.signature, _authenticated(envelope.payload))
-    statement = _strict(envelope.payload, _Statement)
+    return _read(envelope.payload)
+
+
+def claimed(envelope: Envelope) -> Statement:
+    """Read what an unverified signature says: to be shown, never to decide anything. Raises: SignatureError."""
+    return _read(envelope.payload)
+
+
+def _read(payload: bytes) -> Statement:
+    statement = _strict(payload, _Statement)
     if statement.predicate.serialization.allow_symlinks:
         raise SignatureError("The signature was made with symbolic links allowed; a bundle has none.")
     files = tuple(SignedFile(resource.name, resource.digest) for resource in statement.predicate.resources)
