@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,8 +30,13 @@ class Tour:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.port = port
-        self.socket = folder / "run" / "lenskeep.sock"
+        self.socket = self.runtime_dir(folder) / "lenskeep.sock"
         self.daemon: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def runtime_dir(folder: Path) -> Path:
+        """Sockets need a short path; a deep checkout gets its sockets elsewhere."""
+        return folder / "run" if len(str(folder)) < 60 else Path(tempfile.mkdtemp(prefix="lenskeep-"))
 
     # --- commands ----------------------------------------------------------------------------------------------
 

@@ -30,6 +30,8 @@ from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
+from lenskeep.daemon.recovery import Recovery
+from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.systemd import Notifier
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
@@ -69,12 +71,12 @@ async def serve(config: Config, places: Places, clock: Clock, notifier: Notifier
         importer = Importer(config, database, blobs, qualifier, operations, events, clock)
         metrics = Metrics(windows, events, clock, config.metrics)
         supervisor = Supervisor(config, places, plans, metrics, events, clock)
-        activator = Activator(
-            database, plans, qualifier, supervisor, metrics, operations, events, clock, config.probation
-        )
+        book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
+        recovery = Recovery(book, operations)
+        activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation)
         health = Health(database, blobs, clock, notes)
         device = config.device.name or platform.node()
-        views = Views(config, device, database, blobs, supervisor, activator, metrics, health, clock)
+        views = Views(config, device, database, blobs, supervisor, book, metrics, health, clock)
         rooms = Rooms(
             operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
             supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
@@ -88,7 +90,7 @@ async def serve(config: Config, places: Places, clock: Clock, notifier: Notifier
         stop = _stop_on_signals()
         try:
             async with tasks:
-                tasks.create_task(supervisor.run(activator), name="supervisor")
+                tasks.create_task(supervisor.run(recovery), name="supervisor")
                 tasks.create_task(activator.run(), name="activator")
                 tasks.create_task(metrics.run(), name="metrics")
                 tasks.create_task(qualifier.resume("device"), name="resume")
@@ -141,10 +143,7 @@ async def _open_or_renew(path: Path, schema: str, clock: Clock, notes: list[Lens
         try:
             database = await stack.enter_async_context(open_database(path, schema))
         except RegistryCorruptError as error:
-            aside = path.with_name(f"{path.name}.damaged-{clock.now_ms()}")
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+            aside = await asyncio.to_thread(_set_aside, path, clock.now_ms())
             note = RegistryCorruptError(
                 f"{error} It was set aside as {aside.name}; slots run from their pointer files."
             )
@@ -152,3 +151,11 @@ async def _open_or_renew(path: Path, schema: str, clock: Clock, notes: list[Lens
             notes.append(note)
             database = await stack.enter_async_context(open_database(path, schema))
         yield database
+
+
+def _set_aside(path: Path, now_ms: int) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{now_ms}")
+    for suffix in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    return aside

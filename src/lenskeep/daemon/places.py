@@ -9,6 +9,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from lenskeep.config import Storage
+from lenskeep.errors import ConfigError
+
+SOCKET_PATH_BYTES_MAX = 107  # sockaddr_un has 108 with its closing NUL
 
 
 class Places(Struct, frozen=True):
@@ -30,7 +33,13 @@ class Places(Struct, frozen=True):
         )
 
     def make(self) -> None:
-        """Create both folders, closed to strangers."""
+        """Create both folders, closed to strangers. Raises: ConfigError when sockets cannot live there."""
+        longest = len(os.fsencode(self.runtime_dir / ("x" * 31 + ".sock")))
+        if longest > SOCKET_PATH_BYTES_MAX:
+            raise ConfigError(
+                f"storage.runtime_dir: {self.runtime_dir} is too long for the sockets in it.",
+                hint="Use a shorter path, such as /run/lenskeep.",
+            )
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         self.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
 

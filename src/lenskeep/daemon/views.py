@@ -11,9 +11,9 @@ import msgspec
 from lenskeep.bundle import manifest as manifests
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.config import Config
-from lenskeep.daemon.activator import Activator
 from lenskeep.daemon.health import Health
 from lenskeep.daemon.metrics import Metrics, latency_views
+from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.database import Database, Transaction
 from lenskeep.errors import LenskeepError, fault_book
@@ -41,7 +41,7 @@ class Views:
 
     def __init__(
         self, config: Config, device: str, database: Database, blobs: Blobs, supervisor: Supervisor,
-        activator: Activator,
+        book: SlotBook,
         metrics: Metrics, health: Health, clock: Clock,
     ) -> None:  # fmt: skip
         self._config = config
@@ -49,7 +49,7 @@ class Views:
         self._database = database
         self._blobs = blobs
         self._supervisor = supervisor
-        self._activator = activator
+        self._book = book
         self._metrics = metrics
         self._health = health
         self._clock = clock
@@ -97,7 +97,7 @@ class Views:
         )  # fmt: skip
 
     def _trial_ends(self, slot: StoredSlot) -> float | None:
-        return self._activator.probation_left_s(slot.name) if slot.state == SlotState.PROBATION else None
+        return self._book.probation_left_s(slot.name) if slot.state == SlotState.PROBATION else None
 
     async def cameras(self) -> list[CameraState]:
         """Return how every camera does."""
