@@ -28,6 +28,7 @@ Box = tuple[str, float, float, float, float]
 LABELS: Final = ("good", "scratched", "missing")
 FRAMES_PER_CAP: Final = 30  # one cap a second and lane at 30 fps
 SEAM_PITCH_CAPS: Final = 2  # the belt's texture repeats after this many caps
+LOOP_STEP_FRAMES: Final = FRAMES_PER_CAP * SEAM_PITCH_CAPS  # a loop's length is a multiple of it
 MOVE_FRAMES: Final = 8  # of FRAMES_PER_CAP, how long the station's belt moves; it dwells for the rest
 
 _VARIANTS: Final = {"good": 10, "scratched": 10, "missing": 4}
@@ -48,7 +49,7 @@ class Belt:
 
     Args:
         station: the close view with one cap at a time, instead of three drifting lanes.
-        loop_frames: after so many frames the scene repeats without a jump; 0 never repeats. A multiple of 60.
+        loop_frames: after so many frames the scene repeats without a jump; 0 never repeats.
         defect_share: part of the caps that are scratched or missing, half each.
     Cost: about 0.2 s and 15 MB at 640x480 to build.
     """
@@ -63,9 +64,8 @@ class Belt:
         loop_frames: int = 0,
         defect_share: float = 0.25,
     ) -> None:
-        step = FRAMES_PER_CAP * SEAM_PITCH_CAPS
-        if loop_frames % step:
-            raise ValueError(f"loop_frames is {loop_frames}, not a multiple of {step}")
+        if loop_frames % LOOP_STEP_FRAMES:
+            raise ValueError(f"loop_frames is {loop_frames}, not a multiple of {LOOP_STEP_FRAMES}")
         self.seed = seed
         self.width_px = width_px
         self.height_px = height_px
@@ -158,19 +158,16 @@ class Belt:
         chance, variant, dx, dy = np.random.default_rng([self.seed, 2, lane, place]).random(4)
         if not self.station and chance < 0.1:
             return None
-        kind = (self._phases[lane] + place * 0.6180339887) % 1  # the golden ratio spreads the defects evenly
-        label = (
-            "good"
-            if kind >= self._defect_share
-            else ("scratched" if kind < self._defect_share / 2 else "missing")
-        )
-        jitter_px = self.height_px * 0.02
-        return (
-            label,
-            int(variant * _VARIANTS[label]),
-            round((dx - 0.5) * 2 * jitter_px),
-            round((dy - 0.5) * 2 * jitter_px),
-        )
+        label = self._label(lane, place)
+        jitter_px = self.height_px * 0.04
+        return label, int(variant * _VARIANTS[label]), round((dx - 0.5) * jitter_px), round((dy - 0.5) * jitter_px)
+
+    def _label(self, lane: int, place: int) -> str:
+        """Choose what is wrong with a cap; steps of the golden ratio spread the defects evenly."""
+        kind = (self._phases[lane] + place * 0.6180339887) % 1
+        if kind >= self._defect_share:
+            return "good"
+        return "scratched" if kind < self._defect_share / 2 else "missing"
 
 
 def _blend(image: Image, sprite: Sprite, x: int, y: int) -> None:
