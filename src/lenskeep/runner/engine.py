@@ -196,12 +196,7 @@ def open_session(
 
     Raises: IncompatibleError, ProviderFallbackError, MemoryBudgetError, SwapRefusedError when cancelled.
     """
-    wanted = manifest.requires.providers
-    here = [word for word in wanted if PROVIDERS[word] in ort.get_available_providers()]
-    if not here:
-        raise IncompatibleError(
-            f"{manifest.ref} asks for the provider {' or '.join(wanted)}, which is not installed here."
-        )
+    here = providers_here(manifest)
     if cancel is not None:
         cancel.watch(options)
     for word in here:
@@ -209,8 +204,19 @@ def open_session(
         if session.get_providers()[0] == PROVIDERS[word]:
             return session
     raise ProviderFallbackError(
-        f"{manifest.ref} asks for the provider {' or '.join(wanted)}; ONNX Runtime used the CPU instead."
+        f"{manifest.ref} asks for the provider {' or '.join(here)}; ONNX Runtime used the CPU instead."
     )
+
+
+def providers_here(manifest: Manifest) -> list[str]:
+    """Return the providers of the manifest that this runtime was built with, best first. Raises: IncompatibleError."""
+    wanted, installed = manifest.requires.providers, ort.get_available_providers()
+    here = [str(word) for word in wanted if PROVIDERS[word] in installed]
+    if not here:
+        raise IncompatibleError(
+            f"{manifest.ref} asks for the provider {' or '.join(wanted)}, which is not installed here."
+        )
+    return here
 
 
 def _session_on(word: str, model: bytes, manifest: Manifest, options: ort.SessionOptions) -> ort.InferenceSession:
