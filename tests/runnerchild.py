@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -205,7 +206,7 @@ class RunnerChild:
         self._socket.settimeout(timeout_s)
         try:
             data = self._socket.recv(1 << 18)
-        except TimeoutError:
+        except (TimeoutError, ConnectionResetError):
             return False
         self._buffer += data
         while len(self._buffer) >= LENGTH_BYTES:
@@ -223,7 +224,8 @@ class RunnerChild:
                 self.lost += message.lost
                 self.results += message.results
                 if self.acknowledging:
-                    self.say(Acknowledge(run=message.run, sequence=message.results[-1].sequence))
+                    with contextlib.suppress(BrokenPipeError):  # what it sent before it hung up is still read
+                        self.say(Acknowledge(run=message.run, sequence=message.results[-1].sequence))
             case Beat():
                 self.beats.append(message)
             case Picture():

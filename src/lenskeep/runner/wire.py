@@ -7,6 +7,7 @@ asks `congested` first. A peer that breaks the framing is hung up on: it is not 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import struct
@@ -33,13 +34,15 @@ class SocketTakenError(OSError):
 def listen(path: Path) -> socket.socket:
     """Open the slot's socket for this user alone; a file that a dead process left is replaced.
 
+    A lock beside it, held until this process ends however it ends, tells the living from the dead: to dial and see
+    would push the daemon's own connection aside.
     Raises: SocketTakenError when a live process serves the slot; OSError.
     """
+    _take_slot(path.with_name(path.name + ".lock"))
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     server.setblocking(False)
     try:
-        if path.exists():
-            _remove_stale(path)
+        path.unlink(missing_ok=True)
         umask = os.umask(0o177)
         try:
             server.bind(str(path))
@@ -52,14 +55,13 @@ def listen(path: Path) -> socket.socket:
     return server
 
 
-def _remove_stale(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        else:
-            raise SocketTakenError(f"another process serves {path}")
+def _take_slot(path: Path) -> None:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise SocketTakenError(f"another process holds {path}") from error
 
 
 class Channel:
