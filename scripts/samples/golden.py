@@ -16,14 +16,15 @@ from torch import nn
 from lenskeep.runner.belt import FRAMES_PER_CAP, LABELS, Belt
 
 FIRST_SEED = 500
-Reader = Callable[[np.ndarray, float], measure.Found]
+Readings = tuple[nn.Module, list[Callable[[np.ndarray, float], measure.Found]]]
+COLOUR_SHIFT_MIN = 0.15  # how much a swap of red and blue must move the scores of a moving picture
 
 
 def write_classifier(folder: Path, nets: dict[str, nn.Module]) -> None:
     """Write station pictures: caps in place, and two on the move, where a wrong preprocessing shows most."""
     folder.mkdir(parents=True, exist_ok=True)
     expected: dict[str, dict] = {version: {} for version in nets}
-    for name, picture in _station_pictures():
+    for name, picture in _station_pictures(list(nets.values())):
         _write_png(folder / name, picture)
         for version, net in nets.items():
             scores = measure.score_pictures(net, scenes.stretched(picture)[None])[0]
@@ -32,8 +33,8 @@ def write_classifier(folder: Path, nets: dict[str, nn.Module]) -> None:
     _write_expected(folder, expected)
 
 
-def write_detector(folder: Path, nets: dict[str, tuple[nn.Module, Reader]]) -> None:
-    """Write belt pictures on which no version is in two minds about a box."""
+def write_detector(folder: Path, nets: dict[str, Readings]) -> None:
+    """Write belt pictures on which no version is in two minds about a box, however it is read."""
     folder.mkdir(parents=True, exist_ok=True)
     expected: dict[str, dict] = {version: {} for version in nets}
     for number, (picture, said) in enumerate(itertools.islice(_sure_pictures(nets), 6), 1):
@@ -44,27 +45,41 @@ def write_detector(folder: Path, nets: dict[str, tuple[nn.Module, Reader]]) -> N
     _write_expected(folder, expected)
 
 
-def _station_pictures() -> Iterator[tuple[str, scenes.Image]]:
+def _station_pictures(nets: list[nn.Module]) -> Iterator[tuple[str, scenes.Image]]:
     for label, count in (("good", 3), ("scratched", 2), ("missing", 1)):
         for number in range(1, count + 1):
             belt = Belt(FIRST_SEED + number, 320, 240, station=True)
             places = (place for place in range(1, 100) if belt.label(place * FRAMES_PER_CAP - 1) == label)
             yield f"{label}-{number:02}.png", _plain(belt.frame(next(places) * FRAMES_PER_CAP - 1), 0xF8)
-    for number, phase in ((1, 2), (2, 5)):
-        belt = Belt(FIRST_SEED + 10 + number, 320, 240, station=True)
-        yield f"moving-{number:02}.png", _plain(belt.frame(4 * FRAMES_PER_CAP + phase), 0xF8)
+    moving = (picture for picture in _moving_pictures() if _feels_colour(picture, nets))
+    for number, picture in enumerate(itertools.islice(moving, 2), 1):
+        yield f"moving-{number:02}.png", picture
 
 
-def _sure_pictures(nets: dict[str, tuple[nn.Module, Reader]]) -> Iterator[tuple[scenes.Image, dict[str, list]]]:
+def _moving_pictures() -> Iterator[scenes.Image]:
+    for seed in itertools.count(FIRST_SEED + 10):
+        belt = Belt(seed, 320, 240, station=True)
+        for place in range(1, 9):
+            yield _plain(belt.frame(place * FRAMES_PER_CAP + 2 + place % 5), 0xF8)
+
+
+def _feels_colour(picture: scenes.Image, nets: list[nn.Module]) -> bool:
+    """Whether every version would answer otherwise if red and blue were swapped; on a clear picture few would."""
+    seen = scenes.stretched(picture)
+    answers = [measure.score_pictures(net, np.stack((seen, seen[..., ::-1]))) for net in nets]
+    return all(np.abs(right - swapped).max() > COLOUR_SHIFT_MIN for right, swapped in answers)
+
+
+def _sure_pictures(nets: dict[str, Readings]) -> Iterator[tuple[scenes.Image, dict[str, list]]]:
     """Find pictures, one per seed, on which every version is right and half believes in no further box."""
     for seed in itertools.count(FIRST_SEED):
         belt = Belt(seed, 640, 480, defect_share=0.5)
         for index in range(40, 240, 20):
             picture = _plain(belt.frame(index), 0xF0)
             shown = sorted(label for label, *_ in belt.truth(index))
-            said = {version: _boxes(picture, *net_and_reader) for version, net_and_reader in nets.items()}
-            if all(_sure(boxes, shown) for boxes in said.values()):
-                yield picture, said
+            said = {version: _boxes(picture, *readings) for version, readings in nets.items()}
+            if all(_sure(boxes, shown) for readings in said.values() for boxes in readings):
+                yield picture, {version: readings[0] for version, readings in said.items()}
                 break
 
 
@@ -73,16 +88,18 @@ def _sure(boxes: list[dict], shown: list[str]) -> bool:
     return sorted(box["label"] for box in boxes) == shown and all(box["score"] > 0.6 for box in boxes)
 
 
-def _boxes(picture: scenes.Image, net: nn.Module, read: Reader) -> list[dict]:
-    """Ask one version for its boxes, weak ones too, in pixels of the picture and cut at its edges."""
+def _boxes(picture: scenes.Image, net: nn.Module, readers: list[Callable[..., measure.Found]]) -> list[list[dict]]:
+    """Ask one version, once per reader, for its boxes, weak ones too, in pixels of the picture, cut at its edges."""
     image, scale, left, top = scenes.letterboxed(picture)
-    found = read(measure.score_pictures(net, image[None])[0], 0.15)
+    output = measure.score_pictures(net, image[None])[0]
     height, width = picture.shape[:2]
-    boxes = ((found.boxes - np.array([left, top] * 2)) / scale).clip(0, [width, height] * 2)
-    return [
-        {"label": LABELS[label], "score": round(float(score), 6), "box": [round(float(edge), 3) for edge in box]}
-        for label, score, box in zip(found.labels, found.scores, boxes, strict=True)
-    ]
+
+    def row(label: int, score: float, box: np.ndarray) -> dict:
+        edges = ((box - np.array([left, top] * 2)) / scale).clip(0, [width, height] * 2)
+        return {"label": LABELS[label], "score": round(float(score), 6), "box": [round(float(e), 3) for e in edges]}
+
+    found = [read(output, 0.15) for read in readers]
+    return [[row(*facts) for facts in zip(f.labels, f.scores, f.boxes, strict=True)] for f in found]
 
 
 def _plain(picture: scenes.Image, mask: int) -> scenes.Image:

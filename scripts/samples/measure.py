@@ -54,8 +54,8 @@ def classifier_metrics(scores: Floats, labels: NDArray[np.int64]) -> dict[str, f
     return {key: round(value, 4) for key, value in metrics.items()}
 
 
-def read_crowd(output: Floats, score_min: float) -> Found:
-    """Read one picture's raw layout (7, n); a box that overlaps a better one by more than 0.5 is left out."""
+def read_crowd(output: Floats, score_min: float, iou_max: float = 0.5, *, agnostic: bool = True) -> Found:
+    """Read one picture's raw layout (7, n), leaving out what overlaps a better box (of its label, or of any)."""
     scores, labels = output[4:].max(0), output[4:].argmax(0)
     centres, halves = output[:2].T, output[2:4].T / 2
     found = Found(labels, scores, np.concatenate((centres - halves, centres + halves), 1))
@@ -63,7 +63,8 @@ def read_crowd(output: Floats, score_min: float) -> Found:
     found = found.only(np.argsort(-found.scores, kind="stable"))
     kept: list[int] = []
     for row in range(len(found.scores)):
-        if not kept or overlap(found.boxes[row], found.boxes[kept]).max() <= 0.5:
+        rivals = [better for better in kept if agnostic or found.labels[better] == found.labels[row]]
+        if not rivals or overlap(found.boxes[row], found.boxes[rivals]).max() <= iou_max:
             kept.append(row)
     return found.only(np.array(kept, np.int64))
 
