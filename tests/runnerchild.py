@@ -136,15 +136,24 @@ def plan(folder: Path, bundle: BundleRef | None, **changes: Any) -> SlotPlan:
 class RunnerChild:
     """One runner process and one connection to it. Use as a context manager: the process is ended whatever happens."""
 
-    def __init__(self, slot: SlotPlan, folder: Path, *, before: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        slot: SlotPlan,
+        folder: Path,
+        *,
+        module: str = "lenskeep.runner",
+        cores: int = 0,
+        before: tuple[str, ...] = (),
+    ) -> None:
         self.plan = slot
         plan_path = folder / "plan.json"
         plan_path.write_bytes(msgspec.json.encode(slot))
         self.log_path = folder / "runner.log"
+        allowed = sorted(os.sched_getaffinity(0))[: cores or None]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "lenskeep.runner", str(plan_path)], stderr=log, stdout=log,
-                start_new_session=True,
+                [*before, sys.executable, "-m", module, str(plan_path)], stderr=log, stdout=log, start_new_session=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, allowed),
             )  # fmt: skip
         self.results: list[Result] = []
         self.news: list[Swapped | SwapFailed] = []

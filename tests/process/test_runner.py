@@ -65,7 +65,7 @@ def test_a_daemon_that_dies_and_dials_again_gets_every_result_once_and_in_order(
         assert told.setdefault(result.sequence, result.frame) == result.frame
     assert sorted(told) == list(range(1, max(told) + 1))
     frames = [told[sequence] for sequence in sorted(told)]
-    assert frames == list(range(frames[0], frames[0] + len(frames)))
+    assert frames == sorted(set(frames))
     assert runner.lost == 0
 
 

@@ -66,17 +66,16 @@ def main(arguments: list[str]) -> ExitCode:
     _name_process(plan.slot)
     threading.excepthook = _end_at_fault
     try:
-        serve(plan, server)
+        serve(plan, server, ResultRing(secrets.token_hex(8), plan.result_ring))
     finally:
         Path(plan.socket_path).unlink(missing_ok=True)
     return ExitCode.OK
 
 
-def serve(plan: SlotPlan, server: socket.socket) -> None:
+def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     """Build the parts and run the loop in this thread until it is told to stop."""
     from lenskeep.runner.line import Line  # heavy: OpenCV and ONNX Runtime
 
-    ring = ResultRing(secrets.token_hex(8), plan.result_ring)
     line = Line(plan, ring)
     reporter = ReporterThread(server, ring, line)
     signal.set_wakeup_fd(reporter.wake_write)
