@@ -197,7 +197,8 @@ class Importer:
             async with self._database.read() as tx:
                 wanted = await bundles.wanted_blobs(tx)
             freed = await asyncio.to_thread(self._blobs.sweep_in_thread, wanted)
-        log.info("removed %.1f MiB of retired bundles", freed / MEBIBYTE)
+        if freed:
+            log.info("removed %.1f MiB of retired bundles", freed / MEBIBYTE)
 
     async def begin(self) -> None:
         """Put the folders in order after a start: nothing half written, nothing unknown."""
