@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ PROVIDERS = {
     "OpenVINO": "OpenVINOExecutionProvider",
 }
 _TENSOR_TYPES = {"float": "float32", "float16": "float16", "uint8": "uint8", "int64": "int64", "int32": "int32"}
+_ERROR_HEAD = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE_LINE = re.compile(r"/\S+:\d+ [^)]*\) ")
 _MEMORY_WORDS = ("bad allocation", "bad_alloc", "failed to allocate", "cannot allocate", "insufficient memory")
 
 
@@ -278,10 +281,16 @@ def _translated(fault: type[LenskeepError], subject: str) -> Iterator[None]:
     except MemoryError as error:
         raise MemoryBudgetError(f"{subject} needs more memory than there is.") from error
     except Exception as error:  # its faults share no parent, and texts that are not UTF-8 raise others
-        said = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
+        said = _plain(str(error))
         if any(word in said.lower() for word in _MEMORY_WORDS):
-            raise MemoryBudgetError(f"{subject} needs more memory than there is: {said[:300]}") from error
-        raise fault(f"{subject}: {said[:300]}") from error
+            raise MemoryBudgetError(f"{subject} needs more memory than there is: {said}") from error
+        raise fault(f"{subject}: {said}") from error
+
+
+def _plain(text: str) -> str:
+    """Reduce what ONNX Runtime says to what a person can use: no line of its source, no control characters."""
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return _SOURCE_LINE.sub("", _ERROR_HEAD.sub("", text))[:300]
 
 
 def trim_memory() -> None:
