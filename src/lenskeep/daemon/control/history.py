@@ -49,9 +49,14 @@ class PageQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """`since`: events after this sequence; Last-Event-ID counts before it."""
+    """`since`: events after this sequence; Last-Event-ID counts before it.
+
+    `types`: only these, separated by commas; `follow=false`: only those that are kept, then the end.
+    """
 
     since: Sequence | None = None
+    types: Annotated[str, Meta(pattern=r"^[a-z]+(,[a-z]+)*$")] | None = None
+    follow: bool = True
 
 
 async def results(ask: Ask) -> ResultPage:
@@ -89,7 +94,8 @@ async def events(ask: Ask) -> web.StreamResponse:
     if last and not last.isdecimal():
         raise RequestError("Last-Event-ID must be the number of an event.")
     since = int(last) if last else ask.query.since
-    return await send_events(ask.request, ask.rooms.events.subscribe(since))
+    types = frozenset(ask.query.types.split(",")) if ask.query.types else None
+    return await send_events(ask.request, ask.rooms.events.subscribe(since), types, follow=ask.query.follow)
 
 
 ROUTES = [

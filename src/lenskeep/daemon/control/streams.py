@@ -23,6 +23,7 @@ from lenskeep.messages.runner import Picture
 T = TypeVar("T")
 
 HEARTBEAT_S = 15.0
+QUIET_S = 0.05  # what is kept comes at once; a pause means that there is no more
 STREAMS_MAX = 32
 RETRY_MS = 2000
 BOUNDARY = "lenskeep-picture"
@@ -66,16 +67,21 @@ async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
             await stream.aclose()
 
 
-async def send_events(request: web.Request, events: AsyncIterator[Event]) -> web.StreamResponse:
-    """Answer with events until the reader goes."""
+async def send_events(
+    request: web.Request, events: AsyncIterator[Event], types: frozenset[str] | None = None, *, follow: bool = True
+) -> web.StreamResponse:
+    """Answer with events until the reader goes; without `follow` until nothing more is waiting."""
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
     with request.app[STREAMS].enter(), contextlib.suppress(ConnectionResetError):
-        async with closing(_with_heartbeats(events)) as beats:
+        async with closing(_with_heartbeats(events, follow)) as beats:
             await anext(beats)  # from here on nothing is missed
             await answer.prepare(request)
             await answer.write(b"retry: %d\n\n" % RETRY_MS)
             async for event in beats:
-                await answer.write(b": alive\n\n" if event is None else _sse(event))
+                if event is None:
+                    await answer.write(b": alive\n\n")
+                elif types is None or event.type in types:
+                    await answer.write(_sse(event))
     return answer
 
 
@@ -83,15 +89,18 @@ def _sse(event: Event) -> bytes:
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.sequence, event.type.encode(), msgspec.json.encode(event))
 
 
-async def _with_heartbeats(events: AsyncIterator[Event]) -> AsyncIterator[Event | None]:
+async def _with_heartbeats(events: AsyncIterator[Event], follow: bool) -> AsyncIterator[Event | None]:
     """Yield None as soon as the subscription stands, then events, with a None in every long pause."""
+    pause_s = HEARTBEAT_S if follow else QUIET_S
     coming = asyncio.ensure_future(anext(events, None))
     try:
         await asyncio.sleep(0)  # the generator runs up to its first wait: it listens now
         yield None
         while True:
-            done, _ = await asyncio.wait({coming}, timeout=HEARTBEAT_S)
+            done, _ = await asyncio.wait({coming}, timeout=pause_s)
             if not done:
+                if not follow:
+                    return
                 yield None
                 continue
             event = coming.result()
