@@ -34,14 +34,14 @@ def assemble(path: Path, parts: Mapping[str, Part], signature: bytes, public: Pu
     """Write a bundle file from signed parts. Raises: BundleError; then `path` is as it was before."""
     with disk.appearing(path) as scratch:
         disk.write_file(scratch, signature, parts)
-        verified = disk.read_file(scratch, trust_of(public), BUILT_AT)
+        verified = disk.read_file(scratch, trust_of({"its signer": public}), BUILT_AT)
         disk.check_model_of(scratch, verified)
     return verified
 
 
-def trust_of(*keys: PublicKey) -> TrustStore:
+def trust_of(named: Mapping[str, PublicKey]) -> TrustStore:
     """Trust these keys for every model name at any time, as an engineer does who names them by hand."""
-    return TrustStore(TrustedKey(id=key.id, name=key.id[:16], pem=key.pem, patterns=("*",)) for key in keys)
+    return TrustStore(TrustedKey(id=key.id, name=name, pem=key.pem, patterns=("*",)) for name, key in named.items())
 
 
 def _sha256(part: Part) -> str:

@@ -15,7 +15,9 @@ from msgspec import Struct
 from lenskeep.bundle.look import Look
 from lenskeep.bundle.manifest import Manifest, Output
 
-Kind = Literal["labels", "input", "outputs", "decode", "verdict", "budget", "requires", "golden", "files", "signer"]
+Kind = Literal[
+    "labels", "input", "outputs", "decode", "verdict", "budget", "requires", "golden", "metrics", "files", "signer"
+]
 ROUGH_GOLDEN = 0.05  # a golden score that moved further is worth a line of its own
 
 
@@ -40,6 +42,7 @@ def compare(old: Look, new: Look) -> list[Change]:
         *_fields("budget", a.budget, b.budget),
         *_fields("requires", a.requires, b.requires, breaking={"providers", "onnxruntime"}),
         *_golden(a, b),
+        *_fields("metrics", a.provenance.metrics, b.provenance.metrics),
         *_files(old, new),
         *_signer(old, new),
     ]

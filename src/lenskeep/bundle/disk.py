@@ -103,25 +103,15 @@ def extract(path: Path, folder: Path, trust: Authority, now_s: float) -> Verifie
 
     Raises: BundleError, RequestError; then the folder is not there.
     """
-    if folder.exists():
-        raise RequestError(f"{folder} is there already. Nothing was changed.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with contextlib.ExitStack() as opened:
+    with appearing_folder(folder) as scratch, contextlib.ExitStack() as opened:
 
-            def open_member(name: str, _size_bytes: int) -> BinaryIO:
-                target = scratch / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                return opened.enter_context(target.open("xb"))
+        def open_member(name: str, _size_bytes: int) -> BinaryIO:
+            target = scratch / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return opened.enter_context(target.open("xb"))
 
-            verified = read_file(path, trust, now_s, open_member=open_member)
+        verified = read_file(path, trust, now_s, open_member=open_member)
         (scratch / SIGNATURE_NAME).write_bytes(verified.signature)
-        scratch.chmod(0o755)
-        scratch.rename(folder)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return verified
 
 
@@ -198,6 +188,22 @@ def appearing(path: Path) -> Iterator[Path]:
         scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def appearing_folder(folder: Path) -> Iterator[Path]:
+    """Lend a folder beside `folder` that takes its name at the end. Raises: RequestError when that is taken."""
+    if folder.exists():
+        raise RequestError(f"{folder} is there already. Nothing was changed.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
         raise
 
 

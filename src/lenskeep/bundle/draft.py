@@ -51,17 +51,19 @@ def examine(path: Path, *, control_flow_allowed: bool = False) -> OnnxFacts:
         return onnxcheck.scan(data, control_flow_allowed=control_flow_allowed)
 
 
-def from_recipe(recipe: Recipe, answers: Answers, answered_by: str) -> Draft:
+def from_recipe(recipe: Recipe, answers: Answers | None, answered_by: str) -> Draft:
     """Make a draft.
 
     Args:
+        answers: of the golden pictures; without them the draft is whole but for its proof.
         answered_by: who gave the answers, for the manifest.
     Raises: RequestError naming the flag; BundleError when a device would refuse the result.
     """
     facts = examine(Path(recipe.model), control_flow_allowed=recipe.control_flow)
     contract = infer(facts, recipe)
     pictures = golden.pictures(Path(recipe.golden))
-    manifest = _manifest(recipe, facts, contract, golden.cases(pictures, answers), answered_by)
+    cases = golden.cases(pictures, answers or golden.blank(pictures, contract.task))
+    manifest = _manifest(recipe, facts, contract, cases, answered_by)
     manifest_json = manifests.encode(manifest)
     parts: dict[str, Part] = {
         MANIFEST_NAME: manifest_json,

@@ -66,6 +66,12 @@ def read_answers(path: Path) -> Answers:
         raise RequestError(f"The answers {path} cannot be read: {error}") from error
 
 
+def blank(found: list[Path], task: str) -> Answers:
+    """Stand in for answers that are not known yet."""
+    empty = Answer(scores={}) if task == "classify" else Answer(boxes=[])
+    return Answers(cases={path.name: empty for path in found})
+
+
 def cases(found: list[Path], answers: Answers) -> list[GoldenCase]:
     """Bring pictures and answers together. Raises: RequestError when one is without the other."""
     names = {path.name for path in found}

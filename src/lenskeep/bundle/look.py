@@ -27,9 +27,13 @@ from lenskeep.bundle.archive import (
     proven_size,
 )
 from lenskeep.bundle.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest
+from lenskeep.bundle.modelcheck import check_model
+from lenskeep.bundle.onnxcheck import OnnxFacts
 from lenskeep.bundle.signing import SIGNATURE_BYTES_MAX, SIGNATURE_NAME, Statement
 from lenskeep.bundle.trust import Authority
 from lenskeep.errors import BundleFormatError, DigestMismatchError, LimitExceededError
+
+CARD_BYTES_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,30 @@ def look(source: Path, trust: Authority | None, now_s: float) -> Look:
     if trust:
         return _vouched(source, disk.read_file(source, trust, now_s))
     return _claim(source)
+
+
+def check_model_of(seen: Look) -> OnnxFacts:
+    """Scan the model and compare it with the manifest. Raises: ModelRefusedError, ManifestError."""
+    with seen.content(seen.manifest.model) as data:
+        return check_model(seen.manifest, data)
+
+
+def card_of(seen: Look) -> str:
+    """Return the model card's text, as far as somebody would read it."""
+    with seen.content(seen.manifest.card) as data:
+        return bytes(data[:CARD_BYTES_MAX]).decode("utf-8", "replace")
+
+
+def unpack(seen: Look, folder: Path) -> None:
+    """Write all files of a look into a new folder. Raises: RequestError when it is there already."""
+    with disk.appearing_folder(folder) as scratch:
+        for file in seen.files:
+            target = scratch / file.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with seen.content(file.name) as data:
+                target.write_bytes(data)
+        if seen.signature:
+            (scratch / SIGNATURE_NAME).write_bytes(seen.signature)
 
 
 def _vouched(source: Path, verified: VerifiedBundle) -> Look:
