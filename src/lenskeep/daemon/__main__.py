@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 
 from lenskeep import config as configs
 from lenskeep.clock import Clock
+from lenskeep.daemon import journal
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.systemd import Notifier
 from lenskeep.errors import ConfigError, LenskeepError
+
+log = logging.getLogger("lenskeep.daemon")
 
 
 def main() -> int:
@@ -21,20 +25,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="lenskeep daemon", description="Serve the slots of this device.")
     parser.add_argument("--config", type=Path, default=Path("/etc/lenskeep/device.toml"))
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, handlers=[journal.handler(os.environ)])
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+    faulthandler.enable()  # the watchdog's SIGABRT then shows where the daemon hung
     try:
         config = configs.load(arguments.config)
         from lenskeep.daemon.app import serve  # heavy; a wrong configuration is told without it
 
         places = Places.find(config.storage, os.environ)
         asyncio.run(serve(config, places, Clock(), Notifier.from_environment()))
-    except ConfigError as error:
-        print(f"{error.code} {error}\nFix: {error.hint}", file=sys.stderr)
-        return 78
     except LenskeepError as error:
-        print(f"{error.code} {error}\nFix: {error.hint}", file=sys.stderr)
-        return 1
+        log.critical("%s %s\nFix: %s", error.code, error, error.hint)
+        return 78 if isinstance(error, ConfigError) else 1
+    except Exception:  # the root: what nobody foresaw leaves with its code, and systemd starts us again
+        log.critical("%s The daemon ends; its cameras go on and are adopted.", LenskeepError.code, exc_info=True)
+        return 70
     return 0
 
 
