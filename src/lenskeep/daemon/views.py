@@ -94,6 +94,7 @@ class Views:
             misses=span.misses, cameras=beat.cameras if beat else [], runner=process.state,
             runner_rss_mb=beat.rss_mb if beat else 0.0, faults=_faults(slot, active, beat),
             etag=f"{name}-{slot.generation}",
+            confirm_needed=slot.state == SlotState.PROBATION and slot.trial_s is not None,
         )  # fmt: skip
 
     def _trial_ends(self, slot: StoredSlot) -> float | None:

@@ -152,6 +152,7 @@ class SlotView(_Answer, frozen=True, kw_only=True):
     runner_rss_mb: float
     faults: list[Check]
     etag: str
+    confirm_needed: bool = False  # on trial: it goes back by itself unless somebody confirms it
 
 
 class Status(_Answer, frozen=True, kw_only=True):
