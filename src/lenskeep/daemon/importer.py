@@ -22,6 +22,7 @@ from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.operations import Operations
+from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.qualifier import Qualifier
 from lenskeep.database import Database, Transaction
 from lenskeep.errors import BundleFormatError, InUseError, LimitExceededError
@@ -41,12 +42,13 @@ class Importer:
     """The registry's door for bundles."""
 
     def __init__(
-        self, config: Config, database: Database, blobs: Blobs, qualifier: Qualifier, operations: Operations,
+        self, config: Config, database: Database, blobs: Blobs, plans: Plans, qualifier: Qualifier, operations: Operations,
         events: Events, clock: Clock,
     ) -> None:  # fmt: skip
         self._config = config
         self._database = database
         self._blobs = blobs
+        self._plans = plans
         self._qualifier = qualifier
         self._operations = operations
         self._events = events
@@ -196,6 +198,7 @@ class Importer:
         async with self._storing:  # nobody may be between moving files to their digests and making them known
             async with self._database.read() as tx:
                 wanted = await bundles.wanted_blobs(tx)
+            wanted |= await asyncio.to_thread(self._plans.pointed_files)  # a registry that was lost knows nothing
             freed = await asyncio.to_thread(self._blobs.sweep_in_thread, wanted)
         if freed:
             log.info("removed %.1f MiB of retired bundles", freed / MEBIBYTE)

@@ -100,6 +100,11 @@ class Plans:
         data = msgspec.json.format(msgspec.json.encode(self.plan(slot, bundle)), indent=1)
         await asyncio.to_thread(write_durably, self._places.pointer(slot), data)
 
+    def pointed_files(self) -> set[str]:
+        """Return the names of the files that the pointer files need, known to the registry or not."""
+        pointed = [ref for entry in self._config.slot if (ref := self.read_pointer(entry.name))]
+        return {Path(path).name for ref in pointed for path in (ref.model_path, ref.prepared_path) if path}
+
     def read_pointer(self, slot: str) -> BundleRef | None:
         """Return the version in the pointer file, if there is a sound one."""
         path = self._places.pointer(slot)
