@@ -1,9 +1,9 @@
 """One loaded version: the ONNX Runtime session and everything around it that makes a judgement of a frame.
 
-Rules. The bytes that were hashed are the bytes that the session is built from: a file is read once and never named to
-ONNX Runtime. `digest` is always that of the signed model, also when the session was built from the copy that this
-device's trial prepared. The execution provider is the one that was asked for, or there is no engine. Whatever ONNX
-Runtime raises leaves this file as one of our faults.
+Rules. The bytes that were hashed are the bytes that the session is built from: a stored file is read once, into sealed
+memory, and ONNX Runtime reads that. `digest` is always that of the signed model, also when the session was built from
+the copy that this device's trial prepared. The execution provider is the one that was asked for, or there is no
+engine. Whatever ONNX Runtime raises leaves this file as one of our faults.
 Not here: threads, deadlines, priorities; who loads decides those.
 """
 
@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +39,7 @@ from lenskeep.runner.decode.answer import Answer, Raw
 from lenskeep.runner.decode.kinds import decoder
 from lenskeep.runner.judge import Judge, Judgement
 from lenskeep.runner.resize import Image
+from lenskeep.runner.sealed import SealedModel, sealed
 from lenskeep.runner.tensors import Placement, Prepared, Preprocessor
 
 PROVIDERS = {
@@ -110,8 +109,9 @@ class Engine:
                 return cls(ref, manifest, _prepared_session(ref, manifest, threads, cancel), "")
             except (BlobDamagedError, StorageError, IncompatibleError) as error:
                 note = f"The prepared model was not used: {error}"
-        model = read_checked(ref.model_path, ref.model_sha256)
-        return cls(ref, manifest, open_session(model, manifest, session_options(threads), cancel), note)
+        with sealed(ref.model_path, ref.model_sha256) as model:
+            session = open_session(model, manifest, session_options(threads), cancel)
+        return cls(ref, manifest, session, note)
 
     @property
     def spec_key(self) -> bytes:
@@ -161,23 +161,10 @@ class Engine:
 
 
 def _prepared_session(ref: BundleRef, manifest: Manifest, threads: int, cancel: Cancel | None) -> ort.InferenceSession:
-    model = read_checked(ref.prepared_path, ref.prepared_sha256)
     options = session_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # done when it was prepared
-    return open_session(model, manifest, options, cancel)
-
-
-def read_checked(path: str, sha256: str) -> bytes:
-    """Read a file once and return its bytes if they have this digest. Raises: BlobDamagedError, StorageError."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise BlobDamagedError(f"The stored file {path} is missing.") from error
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise BlobDamagedError(f"The stored file {path} no longer has the digest {sha256[:12]}….")
-    return data
+    with sealed(ref.prepared_path, ref.prepared_sha256) as model:
+        return open_session(model, manifest, options, cancel)
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -193,7 +180,7 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def open_session(
-    model: bytes, manifest: Manifest, options: ort.SessionOptions, cancel: Cancel | None = None
+    model: SealedModel, manifest: Manifest, options: ort.SessionOptions, cancel: Cancel | None = None
 ) -> ort.InferenceSession:
     """Build a session on the first provider of the manifest that really works here, and on no other.
 
@@ -222,13 +209,12 @@ def providers_here(manifest: Manifest) -> list[str]:
     return here
 
 
-def _session_on(word: str, model: bytes, manifest: Manifest, options: ort.SessionOptions) -> ort.InferenceSession:
+def _session_on(
+    word: str, model: SealedModel, manifest: Manifest, options: ort.SessionOptions
+) -> ort.InferenceSession:
     names = [PROVIDERS[word]] if word == "CPU" else [PROVIDERS[word], PROVIDERS["CPU"]]
     with _translated(IncompatibleError, manifest.ref):
-        session = ort.InferenceSession(model, options, providers=names, enable_fallback=0)
-        # the wrapper keeps the model's bytes for a fallback that is off; they are as large as the weights
-        session._model_bytes = None
-    return session
+        return ort.InferenceSession(model.path, options, providers=names, enable_fallback=0)
 
 
 def check_contract(manifest: Manifest, session: ort.InferenceSession) -> None:

@@ -127,7 +127,14 @@ class Line:
         states = {camera.state for camera in cameras}
         if states <= {"ended"} and states:
             return "ended"
-        return "waiting" if "running" in states else "camera"
+        return "waiting" if "running" in states or self._watches_a_folder(cameras) else "camera"
+
+    def _watches_a_folder(self, cameras: list[CameraState]) -> bool:
+        """A folder is fine before its first picture comes."""
+        return any(
+            state.state == "opening" and plan.source.startswith("folder:")
+            for plan, state in zip(self._plan.cameras, cameras, strict=True)
+        )
 
 
 def _rss_mb() -> float:

@@ -47,12 +47,12 @@ from lenskeep.runner.engine import (
     Engine,
     open_session,
     providers_here,
-    read_checked,
     session_options,
     trim_memory,
 )
 from lenskeep.runner.golden import compare
 from lenskeep.runner.resize import Image
+from lenskeep.runner.sealed import SealedModel, sealed
 
 WARM_RUNS = 3
 ROUNDS = 3
@@ -131,19 +131,19 @@ class Trial:
     def _prepare(self) -> str:
         """Optimise the model for this device and store that; return its digest, or nothing if it cannot be stored."""
         self._tell(TrialProgress(stage="prepare", done=0, total=1))
-        model = read_checked(self._plan.bundle.model_path, self._plan.bundle.model_sha256)
         path = Path(self._plan.prepared_path)
-        _check_disk(path.parent, len(model))
         part = path.with_name(path.name + ".part")
         try:
-            _beside_the_line(lambda: self._optimise(model, part))
+            with sealed(self._plan.bundle.model_path, self._plan.bundle.model_sha256) as model:
+                _check_disk(path.parent, model.size_bytes)
+                _beside_the_line(lambda: self._optimise(model, part))
             sha256 = _store(part, path) if part.exists() else ""
         finally:
             part.unlink(missing_ok=True)
         self._tell(TrialProgress(stage="prepare", done=1, total=1))
         return sha256
 
-    def _optimise(self, model: bytes, part: Path) -> None:
+    def _optimise(self, model: SealedModel, part: Path) -> None:
         """Build the session once and write down what the runtime makes of the model."""
         if providers_here(self._manifest) != ["CPU"]:
             return  # what other providers make of a model cannot be written down

@@ -27,6 +27,7 @@ from lenskeep.errors import (
 )
 from lenskeep.messages.runner import BundleRef
 from lenskeep.runner.engine import Cancel, Engine, open_session, session_options, trim_memory
+from lenskeep.runner.sealed import sealed
 from lenskeep.runner.tensors import Prepared
 from models import classifier, facts, finder, finder_facts, manifest, picture, store
 
@@ -41,7 +42,8 @@ def prepared_ref(folder: Path, ref: BundleRef) -> BundleRef:
     path = folder / "prepared.onnx"
     options = session_options(1)
     options.optimized_model_filepath = str(path)
-    open_session(Path(ref.model_path).read_bytes(), manifest(facts()), options)
+    with sealed(ref.model_path, ref.model_sha256) as model:
+        open_session(model, manifest(facts()), options)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return msgspec.structs.replace(ref, prepared_path=str(path), prepared_sha256=sha256)
 
