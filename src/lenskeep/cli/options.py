@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from lenskeep.cli.words import clean
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -25,7 +27,21 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS[match[2]]
 
 
+class Ref(click.ParamType[str]):
+    """A version by its name, or the newest of a name."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as `NAME` or `NAME@VERSION`."""
+        text = str(value).strip()
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,60})?", text):
+            self.fail(f"{clean(text)!r} is no version; write NAME@VERSION, as in cap-inspect@1.1.0.", param, ctx)
+        return text
+
+
 DURATION = Duration()
+REF = Ref()
 
 slot_option = click.option("--slot", metavar="SLOT", help="Which slot; not needed when there is only one.")
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; it goes on record.")

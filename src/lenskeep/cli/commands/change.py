@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from lenskeep.cli.client import Client
-from lenskeep.cli.options import DURATION, reason_option, slot_option
+from lenskeep.cli.options import DURATION, REF, reason_option, slot_option
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import WAIT_S, only_slot, run_of
 from lenskeep.cli.words import clean, exit_of, milliseconds, span
@@ -20,7 +20,7 @@ LOOK_S = 0.5
 
 
 @click.command()
-@click.argument("ref", metavar="NAME[@VERSION]")
+@click.argument("ref", type=REF, metavar="NAME[@VERSION]")
 @slot_option
 @click.pass_context
 def check(context: click.Context, ref: str, slot: str | None) -> None:
@@ -35,7 +35,7 @@ def check(context: click.Context, ref: str, slot: str | None) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="NAME[@VERSION]")
+@click.argument("ref", type=REF, metavar="NAME[@VERSION]")
 @click.option("--frames", type=click.IntRange(10, 100_000), default=1000, show_default=True, help="Measured frames.")
 @slot_option
 @click.pass_context
@@ -94,7 +94,7 @@ def _show_report(screen: Screen, bundle: Bundle, report: TrialReport) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="NAME[@VERSION]")
+@click.argument("ref", type=REF, metavar="NAME[@VERSION]")
 @slot_option
 @click.option("--trial", type=DURATION, metavar="TIME", help="Go back by itself after this time unless confirmed.")
 @reason_option

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lenskeep.cli.options import REF
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
 from lenskeep.cli.words import clean, milliseconds, moment, plural, size
@@ -67,7 +68,7 @@ def trial_words(bundle: Bundle) -> str:
 
 
 @click.command()
-@click.argument("ref", metavar="NAME@VERSION")
+@click.argument("ref", type=REF, metavar="NAME@VERSION")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.pass_context
 def export(context: click.Context, ref: str, file: Path | None) -> None:
@@ -100,7 +101,7 @@ def export(context: click.Context, ref: str, file: Path | None) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="NAME@VERSION")
+@click.argument("ref", type=REF, metavar="NAME@VERSION")
 @click.pass_context
 def pin(context: click.Context, ref: str) -> None:
     """Keep a version from being removed.
@@ -114,7 +115,7 @@ def pin(context: click.Context, ref: str) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="NAME@VERSION")
+@click.argument("ref", type=REF, metavar="NAME@VERSION")
 @click.pass_context
 def unpin(context: click.Context, ref: str) -> None:
     """Let a version be removed again.
@@ -136,7 +137,7 @@ def _pin(context: click.Context, ref: str, pinned: bool) -> None:
 
 
 @click.command()
-@click.argument("ref", metavar="NAME@VERSION")
+@click.argument("ref", type=REF, metavar="NAME@VERSION")
 @click.option("--reason", default="", metavar="TEXT", help="Why; it goes on record.")
 @click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
 @click.pass_context

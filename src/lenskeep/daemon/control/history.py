@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from lenskeep.daemon.control.route import Ask, Reply, Route
 from lenskeep.daemon.control.streams import send_events
 from lenskeep.errors import RequestError
-from lenskeep.messages.control import AuditEntry, Deployment, Event, ResultPage, SlotName, Window
+from lenskeep.messages.control import AuditEntry, Deployment, Event, ResultPage, SlotName, Window, result_view
 
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 Sequence = Annotated[int, Meta(ge=0)]
@@ -61,11 +61,8 @@ class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 async def results(ask: Ask) -> ResultPage:
     query = ask.query
-    return ResultPage(
-        results=await ask.rooms.views.results(
-            slot=query.slot, camera=query.camera, limit=query.limit, since=query.since
-        )
-    )
+    found = await ask.rooms.views.results(slot=query.slot, camera=query.camera, limit=query.limit, since=query.since)
+    return ResultPage(results=[result_view(result) for result in found])
 
 
 async def windows(ask: Ask) -> list[Window]:
