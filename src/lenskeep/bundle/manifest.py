@@ -23,10 +23,12 @@ SCHEMA = "lenskeep.model/1"
 MANIFEST_NAME = "model.json"
 MANIFEST_BYTES_MAX = 1 << 20
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-Version = Annotated[str, Meta(pattern=r"^(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})(-[a-z0-9.]{1,32})?$")]
-Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
-Member = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9._/-]{0,99}$")]
+# `\Z` and `[0-9]`, because in Python `$` lets a newline follow and `\d` means the digits of every script.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
+_COUNT = "(0|[1-9][0-9]{0,5})"
+Version = Annotated[str, Meta(pattern=rf"^{_COUNT}\.{_COUNT}\.{_COUNT}(-[a-z0-9.]{{1,32}})?\Z")]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Member = Annotated[str, Meta(pattern=r"^[a-z0-9_][a-z0-9._/-]{0,99}\Z")]
 Text = Annotated[str, Meta(max_length=4000)]
 Short = Annotated[str, Meta(max_length=200)]
 Unit = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -161,7 +163,7 @@ class Requires(_Facts, frozen=True, kw_only=True):
     """What the device must have. `providers`: any one of them is enough, best first."""
 
     opset: Annotated[int, Meta(ge=1, le=1000)]
-    onnxruntime: Annotated[str, Meta(pattern=r"^>=\d+\.\d+(\.\d+)?$")] = ">=1.31"
+    onnxruntime: Annotated[str, Meta(pattern=r"^>=[0-9]+\.[0-9]+(\.[0-9]+)?\Z")] = ">=1.31"
     providers: Annotated[list[Literal["CPU", "CUDA", "TensorRT", "OpenVINO"]], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: ["CPU"]
     )
@@ -206,7 +208,7 @@ class Provenance(_Facts, frozen=True, kw_only=True):
     run_id: Short = ""
     commit: Short = ""
     dataset: Short = ""
-    dataset_sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    dataset_sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     parameters: dict[str, str | int | float | bool] = {}
     metrics: dict[str, float] = {}
     parent: Short = ""
@@ -221,7 +223,7 @@ class Manifest(_Facts, frozen=True, kw_only=True):
     version: Version
     title: Short = ""
     description: Text = ""
-    created: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    created: Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")]
     task: Literal["classify", "detect"]
     model: Member = "model.onnx"
     input: Input
@@ -333,7 +335,7 @@ def _check_golden(manifest: Manifest) -> None:
     _require(len(set(images)) == len(images), "golden.cases names a picture twice")
     for case in manifest.golden.cases:
         _require(
-            re.search(r"\.(png|bmp)$", case.image) is not None,
+            re.search(r"\.(png|bmp)\Z", case.image) is not None,
             f"golden picture {case.image} is not lossless (png or bmp)",
         )
         expected = case.scores if manifest.task == "classify" else case.boxes

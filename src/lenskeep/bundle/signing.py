@@ -34,7 +34,7 @@ PredicateType = Literal["https://model_signing/signature/v1.0"]
 
 _PAYLOAD_TYPE: PayloadType = "application/vnd.in-toto+json"
 _IGNORED = [".git", ".gitattributes", ".github", ".gitignore", SIGNATURE_NAME]  # the OMS tool's default
-_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+_Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _FILES_MAX = 4096  # the archive allows far fewer; this bounds the parser
 
 
