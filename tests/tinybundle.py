@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,14 @@ def signed_files(files: Mapping[str, bytes]) -> list[SignedFile]:
 
 def signature(files: Mapping[str, bytes], private: PrivateKey | None = None) -> bytes:
     return signing.sign(signed_files(files), private or key(), "cap-inspect-1.0.0")
+
+
+def respelled(sig: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    """Change the DER bytes inside a signature document."""
+    document = json.loads(sig)
+    one = document["dsseEnvelope"]["signatures"][0]
+    one["sig"] = base64.b64encode(change(base64.b64decode(one["sig"]))).decode()
+    return json.dumps(document).encode()
 
 
 def member(name: str, data: bytes) -> bytes:
