@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lenskeep.cli.client import Address, Client
-from lenskeep.messages.control import ActivationRequest, KeyRequest, Operation, SlotView
-from lenskeep.messages.runner import Result
+from lenskeep.messages.control import ActivationRequest, KeyRequest, Operation, ResultView, SlotView
 from tests import runnerchild, tinybundle
 
 WAIT_S = 30.0  # a bound against hanging, not a time that is measured
@@ -76,7 +75,8 @@ class Device:
         self.config = folder / "device.toml"
         self.daemon: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
-        settings = {"source": "synthetic:ticks", "pace": "realtime", "fps": 50.0, "probation_s": 1.0, "more": "", "slot": ""}
+        settings = {"source": "synthetic:ticks", "pace": "realtime", "fps": 50.0}
+        settings |= {"probation_s": 1.0, "more": "", "slot": ""}
         self.config.write_text(CONFIG.format(folder=folder, **(settings | words)))
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Device:
         assert self.daemon.poll() is None, (self.folder / "daemon.log").read_text()[-3000:]
         try:
             self.client.whoami()
-        except Exception:  # noqa: BLE001 - whatever it says, it does not answer yet
+        except Exception:  # whatever it says, it does not answer yet
             return False
         return True
 
@@ -183,6 +183,6 @@ class Device:
             assert done.state == "succeeded", f"{done.kind}: {done.error}"
         self.runs(f"cap-inspect@{version}", "settled")
 
-    def results(self) -> list[Result]:
+    def results(self) -> list[ResultView]:
         """The newest results."""
         return self.client.results(limit=1000).results

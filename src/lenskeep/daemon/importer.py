@@ -42,8 +42,8 @@ class Importer:
     """The registry's door for bundles."""
 
     def __init__(
-        self, config: Config, database: Database, blobs: Blobs, plans: Plans, qualifier: Qualifier, operations: Operations,
-        events: Events, clock: Clock,
+        self, config: Config, database: Database, blobs: Blobs, plans: Plans, qualifier: Qualifier,
+        operations: Operations, events: Events, clock: Clock,
     ) -> None:  # fmt: skip
         self._config = config
         self._database = database

@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from typing import Any
 
 from lenskeep.clock import Clock
 from lenskeep.config import MetricsRetention
 from lenskeep.daemon.events import Events
 from lenskeep.database import Database
 from lenskeep.errors import DeviceError
-from lenskeep.messages.control import LatencyView
+from lenskeep.messages.control import LatencyView, result_view
 from lenskeep.messages.runner import STAGES, Result, Results
 from lenskeep.registry import windows
 from lenskeep.registry.windows import MINUTE_S, Span, SpanKey
@@ -99,7 +98,7 @@ class Metrics:
             span.misses += 1
         counts.recent.append(result)
         if self._events.watched:
-            self._events.publish("result", {"slot": slot, "result": _named(result)})
+            self._events.publish("result", {"slot": slot, "result": result_view(result)})
 
     def position(self, slot: str) -> tuple[str, int]:
         """Return the run and the last result counted, durable or not."""
@@ -199,12 +198,3 @@ def latency_views(span: Span) -> list[LatencyView]:
         for stage in STAGES
         if (sketch := span.sketches[stage]).total
     ]  # fmt: skip
-
-
-def _named(result: Result) -> dict[str, Any]:
-    """A result with field names: on the runner's socket it is an array to be small."""
-    fields = {name: getattr(result, name) for name in result.__struct_fields__}
-    fields["detections"] = [
-        {"label": d.label, "score": d.score, "box": [d.x1, d.y1, d.x2, d.y2]} for d in result.detections
-    ]
-    return fields

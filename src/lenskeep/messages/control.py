@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from lenskeep.messages.runner import CameraState, Result, TrialReport
+from lenskeep.messages.runner import CameraState, Outcome, Result, TrialReport
 
 Role = Literal["viewer", "operator", "supervisor", "admin"]
 ROLES: tuple[Role, ...] = (
@@ -21,8 +21,9 @@ ROLES: tuple[Role, ...] = (
 )  # each may do what those before it may
 
 Reason = Annotated[str, Meta(max_length=500)]
-RefText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,60})?$")]
-SlotName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+RefText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,60})?$(?!\n)")]
+NamePattern = Annotated[str, Meta(pattern=r"^[a-z0-9*-]{1,63}$(?!\n)")]
+SlotName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$(?!\n)")]
 
 
 class _Answer(Struct, frozen=True):
@@ -243,9 +244,9 @@ class Verification(_Answer, frozen=True, kw_only=True):
 class KeyRequest(_Request, frozen=True, kw_only=True):
     """Trust a public key (PEM, ECDSA P-256) for model names that match the patterns."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
     pem: Annotated[str, Meta(max_length=4000)]
-    patterns: Annotated[list[Annotated[str, Meta(pattern=r"^[a-z0-9*-]{1,63}$")]], Meta(min_length=1, max_length=50)]
+    patterns: Annotated[list[NamePattern], Meta(min_length=1, max_length=50)]
     not_before: str = ""
     not_after: str = ""
 
@@ -259,7 +260,7 @@ class RevokeRequest(_Request, frozen=True, kw_only=True):
 class TokenRequest(_Request, frozen=True, kw_only=True):
     """Make a bearer token for a role."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
     role: Role
     days: Annotated[int, Meta(ge=1, le=3650)] = 365
 
@@ -325,10 +326,47 @@ class Event(_Answer, frozen=True, kw_only=True):
     data: Any
 
 
+class Found(_Answer, frozen=True, kw_only=True):
+    """One thing found in a picture; `box` is x1, y1, x2, y2 in pixels of the frame."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class ResultView(_Answer, frozen=True, kw_only=True):
+    """The judgement of one frame. Times in microseconds; `digest` names the bytes that judged it."""
+
+    sequence: int
+    camera: str
+    frame: int
+    captured_ms: int
+    outcome: Outcome
+    label: str
+    score: float
+    margin: float
+    detections: list[Found]
+    bundle: str
+    digest: str
+    wait_us: int
+    preprocess_us: int
+    inference_us: int
+    decode_us: int
+    total_us: int
+    error: str = ""
+
+
 class ResultPage(_Answer, frozen=True, kw_only=True):
     """The newest results, oldest first."""
 
-    results: list[Result]
+    results: list[ResultView]
+
+
+def result_view(result: Result) -> ResultView:
+    """Say a result with names; on the runner's socket it is an array, to be small."""
+    found = [Found(label=one.label, score=one.score, box=(one.x1, one.y1, one.x2, one.y2)) for one in result.detections]
+    fields = {name: getattr(result, name) for name in result.__struct_fields__}
+    return ResultView(**(fields | {"detections": found}))
 
 
 class WhoAmI(_Answer, frozen=True, kw_only=True):

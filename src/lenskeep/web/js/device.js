@@ -10,10 +10,6 @@ const PAUSE_MS_MAX = 10000;
 const WINDOWS_EVERY_MS = 30000;
 const STALE_MS = 6000;
 const RESULTS_KEPT = 100;
-const RESULT_FIELDS = [
-  "sequence", "camera", "frame", "captured_ms", "outcome", "label", "score", "margin", "detections", "bundle", "digest",
-  "wait_us", "preprocess_us", "inference_us", "decode_us", "total_us", "error",
-];
 const ROLES = ["viewer", "operator", "supervisor", "admin"];
 
 export const state = {
@@ -154,15 +150,10 @@ async function askResults() {
   const name = slot()?.slot;
   if (!name) return;
   const page = await api.get(`/v1/results?slot=${encodeURIComponent(name)}&limit=${RESULTS_KEPT}`);
-  const found = page.results.map(named);
+  const found = page.results;
   state.results.set(name, found);
   const bad = found.filter((one) => one.outcome !== "OK").pop();
   if (bad) state.lastBad.set(name, bad);
-}
-
-/** A result as the page uses it: in lists the device sends them as arrays, to be small. */
-function named(result) {
-  return Array.isArray(result) ? Object.fromEntries(RESULT_FIELDS.map((name, i) => [name, result[i]])) : result;
 }
 
 async function askWindows() {
@@ -201,7 +192,7 @@ function lineOpened() {
 
 function heard(event) {
   const data = event.data;
-  if (event.type === "result") takeResult(data.slot, named(data.result));
+  if (event.type === "result") takeResult(data.slot, data.result);
   else if (event.type === "operation") takeOperation(data);
   else soon("status", async () => poll(), 100);
   if (event.type === "bundle" || event.type === "slot") soon("bundles", askBundles);
