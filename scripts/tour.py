@@ -43,7 +43,7 @@ class Tour:
     def run(self, *words: str, expect: int = 0, show: bool = True) -> str:
         """Run `lenskeep …` as a person would; stop the tour when it ends otherwise than expected."""
         if show:
-            print(f"\n$ lenskeep {' '.join(words)}", flush=True)
+            print(f"\n$ lenskeep {' '.join(words)}".replace(f"{ROOT}/", ""), flush=True)
         environment = os.environ | {"LENSKEEP_DEVICE": str(self.socket)}
         done = subprocess.run(
             [BIN / "lenskeep", *words], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -71,28 +71,24 @@ class Tour:
         self.say("The engineer's side: a key, and models packed and signed")
         self.run("keys", "gen", "plant-release", "--out", "keys")
         self.run("keys", "gen", "stranger", "--out", "keys", show=False)
+        newer, answers = "cap-inspect-1.1.0", f"{SAMPLES}/golden/cap-inspect/expected-1.1.0.json"
         self.pack("cap-inspect", "1.0.0")
-        self.pack("cap-inspect", "1.1.0", show=False)
-        self.pack("cap-inspect", "1.2.0", show=False, model="1.1.0", expected=self.wrong_answers())
-        self.pack("cap-inspect-slow", "1.0.0", show=False, latency_ms="2")
-        self.pack("cap-inspect", "1.3.0", show=False, model="1.1.0", key="stranger")
+        self.pack("cap-inspect", "1.1.0", show=False, more=f"--expected {answers}")
+        self.pack("cap-inspect", "1.2.0", show=False, model=newer, more=f"--expected {self.wrong_answers()}")
+        self.pack("cap-inspect-slow", "1.0.0", show=False, more=f"--expected {answers} --latency-ms 2")
+        self.pack("cap-inspect", "1.3.0", show=False, model=newer, more=f"--expected {answers}", key="stranger")
         flipped = bytearray((self.folder / "bundles" / "cap-inspect-1.1.0.lkb").read_bytes())
         flipped[len(flipped) // 2] ^= 1
         (self.folder / "bundles" / "flipped.lkb").write_bytes(flipped)
 
     def pack(
-        self, name: str, version: str, *, show: bool = True, model: str = "", expected: str = "", key: str = "plant-release",
-        latency_ms: str = "40",
-    ) -> None:  # fmt: skip
-        """Pack one sample as a bundle."""
-        stem = SAMPLES / "models" / f"{name}-{model or version}"
-        golden = SAMPLES / "golden" / name
+        self, name: str, version: str, *, show: bool = True, model: str = "", key: str = "plant-release", more: str = ""
+    ) -> None:
+        """Pack one sample as a bundle, by the recipe that lies beside it."""
+        stem = f"{SAMPLES}/models/{model or f'{name}-{version}'}"
         self.run(
-            "bundle", "pack", f"{stem}.onnx", "--name", name, "--version", version, "--task", "classify",
-            "--labels", "good,scratched,missing", "--ok", "good", "--ng", "scratched,missing", "--resize", "stretch",
-            "--latency-ms", latency_ms, "--memory-mb", "200", "--golden", str(golden),
-            "--expected", expected or str(golden / f"expected-{model or version}.json"), "--license", "Apache-2.0",
-            "--facts", f"{stem}.json", "--key", f"keys/{key}.key", "--out", "bundles", show=show,
+            "bundle", "pack", f"{stem}.onnx", "--from", f"{SAMPLES}/cap-inspect.toml", "--name", name, "--version", version,
+            "--facts", f"{stem}.json", *more.split(), "--key", f"keys/{key}.pem", "--out", "bundles", show=show,
         )  # fmt: skip
 
     def wrong_answers(self) -> str:
