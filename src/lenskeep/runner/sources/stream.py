@@ -1,11 +1,12 @@
 """Network cameras: RTSP over TCP, and MJPEG over HTTP, through OpenCV's FFmpeg.
 
-FFmpeg collects about a second of pictures while it finds out what the stream is, and the network hands over in a rush
-what it held back. Both are read away here: the first picture that is given is one that had to be waited for.
+FFmpeg collects about a second of RTSP pictures while it finds out what the stream is, and the network hands over in a
+rush what it held back. Both are read away here: the first picture that is given is one that had to be waited for.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from time import monotonic
 
 import cv2
@@ -20,6 +21,8 @@ from lenskeep.runner.sources.streamclock import StreamClock
 FPS = 25.0
 RUSH_FRAMES_MAX = 120
 RUSH_S_MAX = 2.0
+CALM_READS = 3  # one slow read may be a slow decoder; so many that together take half their time are the camera's
+LEARNING = 0.05
 
 
 class StreamSource:
@@ -45,12 +48,19 @@ class StreamSource:
         self.width_px = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         self.height_px = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.lag_s = 0.0
-        self._rushed = True
+        self._interval_s = 1 / self.fps
+        self._came_s = monotonic()
+        self._rushed = self._clock is not None  # a rush is to be expected next
 
     def read(self) -> Image:
-        begun_s = monotonic()
         image = self._freshest() if self._rushed else self._next()
-        self._rushed = self._clock is None and monotonic() - begun_s > self._silence_s_max
+        self._rushed = False
+        since_s = monotonic() - self._came_s
+        if since_s < self._silence_s_max:
+            self._interval_s += LEARNING * (since_s - self._interval_s)
+        elif self._clock is None:
+            image = self._freshest()  # what comes first after a silence may have been waiting somewhere on the way
+        self._came_s = monotonic()
         return image
 
     def close(self) -> None:
@@ -65,13 +75,15 @@ class StreamSource:
         return image  # type: ignore[no-any-return]
 
     def _freshest(self) -> Image:
-        """Read until a picture has to be waited for. Cost: one picture's interval, RUSH_S_MAX at most."""
-        begun_s = before_s = monotonic()
-        waited_s = 0.5 / self.fps
+        """Read until a picture has to be waited for. Cost: a few intervals, RUSH_S_MAX at most."""
+        begun_s = monotonic()
+        reads_s: deque[float] = deque(maxlen=CALM_READS)
         for _ in range(RUSH_FRAMES_MAX):
+            before_s = monotonic()
             image = self._next()
             now_s = monotonic()
-            if now_s - before_s > waited_s or now_s - begun_s > RUSH_S_MAX:
+            reads_s.append(now_s - before_s)
+            calm = len(reads_s) == CALM_READS and sum(reads_s) > CALM_READS * self._interval_s / 2
+            if calm or now_s - begun_s > RUSH_S_MAX:
                 break
-            before_s = now_s
         return image
