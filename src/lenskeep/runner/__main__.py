@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from lenskeep.messages.runner import SlotPlan
+from lenskeep.runner.libraries import settle_libraries
 from lenskeep.runner.reporter import STUCK_EXIT, ReporterThread
 from lenskeep.runner.ring import ResultRing
 from lenskeep.runner.wire import SocketTakenError, listen
@@ -29,6 +30,7 @@ log = logging.getLogger("lenskeep.runner")
 
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
+SWITCH_S = 0.0005  # how long the loop may wait when the interpreter's lock was offered to a thread that does not run
 YOUNG_OBJECTS_MAX = 50_000  # a collection is a pause of the line; results are the only objects that pile up
 
 
@@ -46,6 +48,7 @@ class ExitCode(IntEnum):
 def main(arguments: list[str]) -> ExitCode:
     """Serve the slot of a plan until told to stop."""
     gc.disable()  # until everything that stays is loaded
+    sys.setswitchinterval(SWITCH_S)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if len(arguments) != 1:
         log.error("usage: python -m lenskeep.runner PLAN.json")
@@ -74,6 +77,7 @@ def main(arguments: list[str]) -> ExitCode:
 
 def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     """Build the parts and run the loop in this thread until it is told to stop."""
+    settle_libraries()
     from lenskeep.runner.line import Line  # heavy: OpenCV and ONNX Runtime
 
     line = Line(plan, ring)

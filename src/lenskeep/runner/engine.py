@@ -10,7 +10,6 @@ Not here: threads, deadlines, priorities; who loads decides those.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -39,7 +38,7 @@ from lenskeep.runner.decode.answer import Answer, Raw
 from lenskeep.runner.decode.kinds import decoder
 from lenskeep.runner.judge import Judge, Judgement
 from lenskeep.runner.resize import Image
-from lenskeep.runner.sealed import SealedModel, sealed
+from lenskeep.runner.sealed import Aside, SealedModel, sealed
 from lenskeep.runner.tensors import Placement, Prepared, Preprocessor
 
 PROVIDERS = {
@@ -93,11 +92,14 @@ class Engine:
         self._judge = Judge(manifest)
 
     @classmethod
-    def load(cls, ref: BundleRef, *, threads: int, cancel: Cancel | None = None) -> Engine:
+    def load(
+        cls, ref: BundleRef, *, threads: int, cancel: Cancel | None = None, aside: Aside = contextlib.nullcontext
+    ) -> Engine:
         """Build the session of one stored version, from the prepared model when there is a sound one.
 
         Args:
             threads: of one inference; with more than one, the runtime's own threads inherit the caller's priority.
+            aside: entered around each long call that does not hold the interpreter, for one, to lower the thread.
         Raises: BlobDamagedError, StorageError, IncompatibleError, ProviderFallbackError, MemoryBudgetError,
             ManifestError, UnusableOutputError; SwapRefusedError when it was cancelled.
         Cost: reads and hashes the model (1 s per GB), then about 1 ms per MB; the interpreter is not held.
@@ -106,11 +108,11 @@ class Engine:
         note = ""
         if ref.prepared_path:
             try:
-                return cls(ref, manifest, _prepared_session(ref, manifest, threads, cancel), "")
+                return cls(ref, manifest, _prepared_session(ref, manifest, threads, cancel, aside), "")
             except (BlobDamagedError, StorageError, IncompatibleError) as error:
                 note = f"The prepared model was not used: {error}"
-        with sealed(ref.model_path, ref.model_sha256) as model:
-            session = open_session(model, manifest, session_options(threads), cancel)
+        with sealed(ref.model_path, ref.model_sha256, aside) as model:
+            session = open_session(model, manifest, session_options(threads), cancel, aside)
         return cls(ref, manifest, session, note)
 
     @property
@@ -145,7 +147,7 @@ class Engine:
         """Judge the outputs of one frame. Raises: UnusableOutputError."""
         return self._judge.judge(self._decode(outputs, placement))
 
-    def warm(self, runs: int) -> None:
+    def warm(self, runs: int, aside: Aside = contextlib.nullcontext) -> None:
         """Run the model on a grey frame, so that no real frame pays for its first touch of memory.
 
         Raises: InferenceError, MemoryBudgetError.
@@ -153,18 +155,21 @@ class Engine:
         spec = self.manifest.input
         prepared = self.prepare(np.full((spec.height_px, spec.width_px, 3), 128, np.uint8))
         for _ in range(runs):
-            self.infer(prepared)
+            with aside():
+                self.infer(prepared)
 
     def close(self) -> None:
         """Let the session go; `trim_memory` some seconds later gives its memory back to the system."""
         self._session = None
 
 
-def _prepared_session(ref: BundleRef, manifest: Manifest, threads: int, cancel: Cancel | None) -> ort.InferenceSession:
+def _prepared_session(
+    ref: BundleRef, manifest: Manifest, threads: int, cancel: Cancel | None, aside: Aside
+) -> ort.InferenceSession:
     options = session_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # done when it was prepared
-    with sealed(ref.prepared_path, ref.prepared_sha256) as model:
-        return open_session(model, manifest, options, cancel)
+    with sealed(ref.prepared_path, ref.prepared_sha256, aside) as model:
+        return open_session(model, manifest, options, cancel, aside)
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -180,7 +185,11 @@ def session_options(threads: int) -> ort.SessionOptions:
 
 
 def open_session(
-    model: SealedModel, manifest: Manifest, options: ort.SessionOptions, cancel: Cancel | None = None
+    model: SealedModel,
+    manifest: Manifest,
+    options: ort.SessionOptions,
+    cancel: Cancel | None = None,
+    aside: Aside = contextlib.nullcontext,
 ) -> ort.InferenceSession:
     """Build a session on the first provider of the manifest that really works here, and on no other.
 
@@ -190,7 +199,8 @@ def open_session(
     if cancel is not None:
         cancel.watch(options)
     for word in here:
-        session = _session_on(word, model, manifest, options)
+        with aside():
+            session = _session_on(word, model, manifest, options)
         if session.get_providers()[0] == PROVIDERS[word]:
             return session
     raise ProviderFallbackError(
@@ -209,9 +219,7 @@ def providers_here(manifest: Manifest) -> list[str]:
     return here
 
 
-def _session_on(
-    word: str, model: SealedModel, manifest: Manifest, options: ort.SessionOptions
-) -> ort.InferenceSession:
+def _session_on(word: str, model: SealedModel, manifest: Manifest, options: ort.SessionOptions) -> ort.InferenceSession:
     names = [PROVIDERS[word]] if word == "CPU" else [PROVIDERS[word], PROVIDERS["CPU"]]
     with _translated(IncompatibleError, manifest.ref):
         return ort.InferenceSession(model.path, options, providers=names, enable_fallback=0)
@@ -277,14 +285,3 @@ def _plain(text: str) -> str:
     """Reduce what ONNX Runtime says to what a person can use: no line of its source, no control characters."""
     text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return _SOURCE_LINE.sub("", _ERROR_HEAD.sub("", text))[:300]
-
-
-def trim_memory() -> None:
-    """Give memory that the C library holds back to the system, where the library can.
-
-    glibc keeps the weights of closed sessions, several times a model's size. Cost: 20-80 ms of CPU under the
-    allocator's locks, so it is done by a thread of low priority, seconds after a swap.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(ctypes.c_size_t(0))

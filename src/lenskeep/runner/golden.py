@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lenskeep.bundle.manifest import GoldenBox, GoldenCase, Manifest
+from lenskeep.bundle.manifest import GoldenBox, GoldenCase, Manifest, Tolerance
 from lenskeep.messages.runner import Detection
 from lenskeep.runner.decode.answer import Answer
 
@@ -43,26 +43,39 @@ def _boxes(expected: list[GoldenBox], given: list[Detection], manifest: Manifest
     left, agreement, problems = list(given), 0.0, []
     for box in sorted(expected, key=lambda box: -box.score):
         mine = max((one for one in left if one.label == box.label), key=lambda one: overlap(one, box), default=None)
-        near = overlap(mine, box) if mine is not None else 0.0
-        if mine is None or near < tolerance.box_iou_min or abs(mine.score - box.score) > tolerance.score_abs:
-            if box.score > doubtful:
-                problems.append(_missing(box, mine, near))
-            continue
-        left.remove(mine)
-        agreement += near * (1.0 - abs(mine.score - box.score))
+        problem = _apart(box, mine, tolerance)
+        if mine is not None and not problem:
+            left.remove(mine)
+            agreement += overlap(mine, box) * (1.0 - abs(mine.score - box.score))
+        elif box.score > doubtful:
+            problems.append(problem)
+        else:
+            agreement += 1.0
     surplus = [one for one in left if one.score > doubtful]
     if surplus and not problems:
-        problems.append(f'expected no more, got "{surplus[0].label}" {surplus[0].score:.3f}')
-    if problems:
-        problems[0] = f"expected {counted(expected)}, got {counted(given)}; {problems[0]}"
-    sure = max(len(expected), len(expected) + len(surplus))
-    return Comparison(not problems, agreement / sure if sure else 1.0, problems[0] if problems else "")
+        problems.append(f'nothing else, got "{surplus[0].label}" {surplus[0].score:.3f}')
+    places = len(expected) + len(surplus)
+    return Comparison(not problems, agreement / places if places else 1.0, _first(problems, expected, given))
 
 
-def _missing(box: GoldenBox, mine: Detection | None, near: float) -> str:
+def _apart(box: GoldenBox, mine: Detection | None, tolerance: Tolerance) -> str:
+    """Say how the nearest box with the right label differs, or nothing when it is near enough."""
+    near = overlap(mine, box) if mine is not None else 0.0
     if mine is None or near < 0.3:
-        return f'no "{box.label}" at {", ".join(f"{edge:.0f}" for edge in box.box)}'
-    return f'"{box.label}" lies off (IoU {near:.2f}) or scores {mine.score:.3f} instead of {box.score:.3f}'
+        return f'"{box.label}" at {", ".join(f"{edge:.0f}" for edge in box.box)}, got none there'
+    if near < tolerance.box_iou_min:
+        return f'"{box.label}" at {", ".join(f"{edge:.0f}" for edge in box.box)}, got one that covers it by {near:.2f}'
+    if abs(mine.score - box.score) > tolerance.score_abs:
+        return f'"{box.label}" {box.score:.3f}, got {mine.score:.3f}'
+    return ""
+
+
+def _first(problems: list[str], expected: list[GoldenBox], given: list[Detection]) -> str:
+    """Say what is wrong: the counts where they differ, else the first problem."""
+    if not problems:
+        return ""
+    wanted, got = counted(expected), counted(given)
+    return f"expected {wanted}, got {got}" if wanted != got else f"expected {problems[0]}"
 
 
 def counted(things: list[GoldenBox] | list[Detection]) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from lenskeep.errors import LenskeepError, ModelHungError
 from lenskeep.messages.runner import TrialPlan, TrialProgress, TrialReport, frame
-from lenskeep.runner import sandbox
+from lenskeep.runner import libraries, sandbox
 
 PREPARED_GROWTH = 2  # an optimised model holds folded constants; one that more than doubles is refused a file
 
@@ -51,10 +51,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _try(plan: TrialPlan, reporter: Reporter) -> TrialReport:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when numpy is imported
-    from lenskeep.runner.trial import Trial, settle_libraries
+    libraries.settle_libraries()
+    from lenskeep.runner.trial import Trial  # heavy: OpenCV and ONNX Runtime
 
-    settle_libraries()
     model_mb = Path(plan.bundle.model_path).stat().st_size // sandbox.MB + 1
     sandbox.limit(
         memory_max_mb=plan.memory_max_mb, threads=plan.threads, cpu_max_s=plan.cpu_max_s,

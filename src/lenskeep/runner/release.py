@@ -1,6 +1,6 @@
 """The thread that destroys sessions, and gives their memory back to the system a little later.
 
-Rules. The loop never destroys a session itself. The C library keeps what was freed, several times the model's size
+Rules. The loop never destroys a session itself. That holds the interpreter's lock, so it is not done lowered. The C library keeps what was freed, several times the model's size
 after some swaps, until it is told to trim; trimming holds its locks for some 20-80 ms of work, so it is done once
 things are quiet and at low priority.
 """
@@ -11,7 +11,8 @@ import queue
 import threading
 
 from lenskeep.runner import priority
-from lenskeep.runner.engine import Engine, trim_memory
+from lenskeep.runner.engine import Engine
+from lenskeep.runner.libraries import trim_memory
 
 QUIET_S = 3.0
 
@@ -30,13 +31,14 @@ class ReleaseThread(threading.Thread):
 
     def run(self) -> None:
         """Destroy what comes; trim after a quiet while."""
-        priority.lower_own()
         trim_due = False
         while True:
             try:
                 engine: Engine | None = self._queue.get(timeout=QUIET_S if trim_due else None)
             except queue.Empty:
+                priority.lower_own()
                 trim_memory()
+                priority.restore(threading.get_native_id())
                 trim_due = False
                 continue
             if engine is not None:

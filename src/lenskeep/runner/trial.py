@@ -48,9 +48,9 @@ from lenskeep.runner.engine import (
     open_session,
     providers_here,
     session_options,
-    trim_memory,
 )
 from lenskeep.runner.golden import compare
+from lenskeep.runner.libraries import trim_memory
 from lenskeep.runner.resize import Image
 from lenskeep.runner.sealed import SealedModel, sealed
 
@@ -331,9 +331,3 @@ def _quantile(times_ms: list[float], share: float) -> float:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
-
-
-def settle_libraries() -> None:
-    """Load what the libraries load on first use, so that it does not count as the model's memory."""
-    cv2.setNumThreads(1)
-    cv2.resize(np.zeros((8, 8, 3), np.uint8), (4, 4))
