@@ -16,6 +16,7 @@ import cv2
 import models
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from models import classifier, facts, finder, finder_facts, picture
 from onnx import TensorProto, helper
@@ -446,14 +447,14 @@ def test_a_child_whose_parent_is_gone_ends_itself(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_a_child_that_crashes_leaves_its_signal_to_the_parent(tmp_path: Path) -> None:
-    plain = facts(golden=answers_of_anything(), requires={"opset": models.OPSET, "control_flow": True})
-    path = tmp_path / "plan.json"
-    path.write_bytes(msgspec.json.encode(plan(tmp_path, endless(), plain, pictures(2))))
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "lenskeep.runner.qualify", str(path), "--report-fd", str(theirs.fileno())]
-    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as child:
-        theirs.close()
-        assert ours.recv(1), "the trial has begun"
-        child.send_signal(signal.SIGSEGV)
-        assert child.wait(10) == -signal.SIGSEGV
+def test_a_model_that_crashes_the_runtime_leaves_its_signal_to_the_parent(tmp_path: Path) -> None:
+    """Three thousand local functions, each calling the next, overflow the runtime's stack while it loads."""
+    opsets = [helper.make_opsetid("", models.OPSET), helper.make_opsetid("deep", 1)]
+    calls = [helper.make_node(f"f{number + 1}", ["a"], ["b"], domain="deep") for number in range(2999)]
+    model = onnx.load_from_string(head(helper.make_node("f0", ["image"], ["end"], domain="deep"), source="end"))
+    model.opset_import.append(opsets[1])
+    for number, call in enumerate([*calls, node("Identity", "a", "b")]):
+        model.functions.append(helper.make_function("deep", f"f{number}", ["a"], ["b"], [call], opsets))
+    asked = plan(tmp_path, model.SerializeToString(), facts(golden=answers_of_anything()), pictures(2))
+    outcome = run(asked, tmp_path)
+    assert outcome.code == -signal.SIGSEGV and outcome.report is None

@@ -13,6 +13,7 @@ from pathlib import Path
 import models
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from models import classifier, facts, finder, finder_facts, manifest, picture, store
@@ -242,17 +243,24 @@ def test_bytes_that_are_no_model_are_refused_as_incompatible(tmp_path: Path, dat
         Engine.load(store(tmp_path, data), threads=1)
 
 
-def test_weights_outside_the_file_are_never_read(tmp_path: Path) -> None:
-    import onnx
-
-    (tmp_path / "secret.bin").write_bytes(bytes(48 * 3 * 4))
-    model = onnx.load_from_string(classifier())
-    weight = model.graph.initializer[0]
-    weight.ClearField("raw_data")
-    weight.data_location = TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value=str(tmp_path / "secret.bin"))
-    with pytest.raises(IncompatibleError):
-        Engine.load(store(tmp_path, model.SerializeToString()), threads=1)
+@pytest.mark.parametrize("where", ["absolute", "beside", "above", "descriptor"])
+def test_weights_outside_the_file_are_never_read(tmp_path: Path, where: str) -> None:
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(48 * 3 * 4))
+    with secret.open("rb") as opened:
+        places = {
+            "absolute": str(secret),
+            "beside": "secret.bin",
+            "above": f"../../..{secret}",
+            "descriptor": str(opened.fileno()),
+        }
+        model = onnx.load_from_string(classifier())
+        weight = model.graph.initializer[0]
+        weight.ClearField("raw_data")
+        weight.data_location = TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=places[where])
+        with pytest.raises(IncompatibleError, match="[Ee]xternal"):
+            Engine.load(store(tmp_path, model.SerializeToString()), threads=1)
 
 
 def test_random_damage_to_a_model_gives_a_fault_of_ours_or_a_session_and_nothing_else(tmp_path: Path) -> None:
