@@ -234,7 +234,7 @@ class _Content:
 
     def prove(self) -> None:
         if self._hash.hexdigest() != self._file.sha256:
-            raise DigestMismatchError(f"{self._file.name} differs from what was signed.")
+            raise DigestMismatchError(f"{self._file.name} differs from what was signed. Nothing was changed.")
         self._sink.close()
 
 

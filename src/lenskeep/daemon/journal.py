@@ -40,6 +40,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, path: Path = JOURNAL_SOCKET) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # level and name are fields
         self._path = str(path)
         self._codes = frozenset(fault_book())
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)

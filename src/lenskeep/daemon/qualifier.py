@@ -18,12 +18,14 @@ from pathlib import Path
 import msgspec
 
 from lenskeep.bundle import manifest as manifests
+from lenskeep.bundle.trust import TrustStore
 from lenskeep.clock import Clock
 from lenskeep.config import Trial
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
+from lenskeep.daemon.precheck import precheck_in_thread, refusal
 from lenskeep.database import Database
 from lenskeep.errors import (
     LenskeepError,
@@ -44,9 +46,9 @@ from lenskeep.messages.runner import (
     TrialReport,
     decoder,
 )
-from lenskeep.registry import audit, bundles, slots
+from lenskeep.registry import access, audit, bundles, slots
 from lenskeep.registry.blobs import Blobs, sync_folder
-from lenskeep.registry.bundles import StoredBundle
+from lenskeep.registry.bundles import StoredBundle, StoredFile
 
 log = logging.getLogger(__name__)
 
@@ -101,34 +103,52 @@ class Qualifier:
             async with self._database.read() as tx:
                 bundle = await bundles.get(tx, bundle_id)
                 stored = await bundles.files(tx, bundle_id)
-            prepared_file = f"{bundle.model_sha256[:32]}-{self._plans.runtime_key}.onnx"
-            ref = msgspec.structs.replace(await self._plans.bundle_ref(bundle_id), prepared_path="", prepared_sha256="")
-            golden = {case.image for case in manifests.parse(bundle.manifest).golden.cases}
-            part = self._places.prepared / f"{prepared_file}.{operation_id}"
-            plan = TrialPlan(
-                bundle=ref,
-                golden={file.name: str(self._blobs.path(file.sha256)) for file in stored if file.name in golden},
-                prepared_path=str(part), threads=threads, memory_max_mb=self._limits.memory_mb_max,
-                cpu_max_s=self._limits.cpu_s_max, frames=frames or self._limits.frames,
-            )  # fmt: skip
-
-            def heard(progress: TrialProgress) -> None:
-                self._operations.progress(operation_id, progress.stage, progress.done, progress.total, "")
-
-            try:
-                report = await Child(plan, self._places.runtime_dir / f"trial-{operation_id}.json").run(
-                    self._limits.wall_s_max, heard
-                )
-                if report.passed:
-                    await asyncio.to_thread(part.replace, self._places.prepared / prepared_file)
-                    await asyncio.to_thread(sync_folder, self._places.prepared)
-            finally:
-                for left in self._places.prepared.glob(f"*.{operation_id}*"):
-                    left.unlink(missing_ok=True)
-            await self._record(bundle, report, by, prepared_file if report.passed else "")
+                trust = TrustStore(await access.trusted_keys(tx))
+            checks, fault = await asyncio.to_thread(
+                precheck_in_thread, bundle, stored, self._blobs, trust, self._clock.now_s()
+            )
+            if fault is not None:
+                report, prepared_file = refusal(checks, fault), ""
+            else:
+                plan = await self._plan(bundle, stored, operation_id, threads, frames)
+                report, prepared_file = await self._try(bundle, plan, operation_id)
+                report = msgspec.structs.replace(report, checks=checks + report.checks)
+            await self._record(bundle, report, by, prepared_file)
         if not report.passed:
             raise fault_of(report)
         return report
+
+    async def _plan(
+        self, bundle: StoredBundle, stored: list[StoredFile], operation_id: str, threads: int, frames: int
+    ) -> TrialPlan:
+        ref = msgspec.structs.replace(await self._plans.bundle_ref(bundle.id), prepared_path="", prepared_sha256="")
+        golden = {case.image for case in manifests.parse(bundle.manifest).golden.cases}
+        return TrialPlan(
+            bundle=ref,
+            golden={file.name: str(self._blobs.path(file.sha256)) for file in stored if file.name in golden},
+            prepared_path=str(self._places.prepared / f"{bundle.model_sha256}.{operation_id}"), threads=threads,
+            memory_max_mb=self._limits.memory_mb_max, cpu_max_s=self._limits.cpu_s_max,
+            frames=frames or self._limits.frames,
+        )  # fmt: skip
+
+    async def _try(self, bundle: StoredBundle, plan: TrialPlan, operation_id: str) -> tuple[TrialReport, str]:
+        """Run the child; return its report and the name under which the prepared model is kept."""
+
+        def heard(progress: TrialProgress) -> None:
+            self._operations.progress(operation_id, progress.stage, progress.done, progress.total, "")
+
+        part, prepared_file = Path(plan.prepared_path), f"{bundle.model_sha256[:32]}-{self._plans.runtime_key}.onnx"
+        try:
+            child = Child(plan, self._places.runtime_dir / f"trial-{operation_id}.json")
+            report = await child.run(self._limits.wall_s_max, heard)
+            if not report.passed:
+                return report, ""
+            await asyncio.to_thread(part.replace, self._places.prepared / prepared_file)
+            await asyncio.to_thread(sync_folder, self._places.prepared)
+            return report, prepared_file
+        finally:
+            for left in self._places.prepared.glob(f"*.{operation_id}*"):
+                left.unlink(missing_ok=True)
 
     async def _record(self, bundle: StoredBundle, report: TrialReport, by: str, prepared_file: str) -> None:
         event = BundleEvent.TRIAL_PASSED if report.passed else BundleEvent.TRIAL_FAILED

@@ -1,0 +1,92 @@
+"""What can be said about a stored version before it is tried: is it still what was signed, may its signer sign it,
+and is there room for it. Each answer is a line of the trial's report."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import psutil
+
+from lenskeep.bundle import archive, signing
+from lenskeep.bundle import manifest as manifests
+from lenskeep.bundle.manifest import Manifest
+from lenskeep.bundle.signing import SignedFile
+from lenskeep.bundle.trust import TrustStore
+from lenskeep.errors import BlobDamagedError, DiskHeadroomError, LenskeepError, MemoryBudgetError
+from lenskeep.messages.runner import TrialCheck, TrialReport
+from lenskeep.registry.blobs import MEBIBYTE, Blobs
+from lenskeep.registry.bundles import StoredBundle, StoredFile
+
+MEMORY_SPARE_MB = 64
+DISK_SPARE_BYTES = 4 * MEBIBYTE
+READ_BYTES = 1 << 20
+
+
+def precheck_in_thread(
+    bundle: StoredBundle, files: list[StoredFile], blobs: Blobs, trust: TrustStore, now_s: float
+) -> tuple[list[TrialCheck], LenskeepError | None]:
+    """Look at signature, memory and disk; stop at the first fault. Cost: reads the whole bundle, about 1 s a GiB."""
+    manifest = manifests.parse(bundle.manifest)
+    model_bytes = next(file.size_bytes for file in files if file.name == manifest.model)
+    checks: list[TrialCheck] = []
+    try:
+        checks.append(_passed("signature", _signature(bundle, manifest, files, blobs, trust, now_s)))
+        checks.append(_passed("memory", _memory(manifest)))
+        checks.append(_passed("disk", _disk(blobs, model_bytes)))
+    except LenskeepError as fault:
+        name = ("signature", "memory", "disk")[len(checks)]
+        checks.append(TrialCheck(name=name, passed=False, text=str(fault), code=fault.code))  # type: ignore[arg-type]
+        return checks, fault
+    return checks, None
+
+
+def refusal(checks: list[TrialCheck], fault: LenskeepError) -> TrialReport:
+    """Make the report of a version that was not even tried."""
+    return TrialReport(passed=False, code=fault.code, message=str(fault), checks=checks)
+
+
+def _passed(name: str, text: str) -> TrialCheck:
+    return TrialCheck(name=name, passed=True, text=text)  # type: ignore[arg-type]
+
+
+def _signature(
+    bundle: StoredBundle, manifest: Manifest, files: list[StoredFile], blobs: Blobs, trust: TrustStore, now_s: float
+) -> str:
+    envelope = signing.open_signature(bundle.signature)
+    key = trust.key_for(envelope.key_id)
+    statement = signing.verify(envelope, key.public_key())
+    trust.authorise(key, manifest.name, now_s)
+    stored = {(file.name, file.sha256) for file in files}
+    listed = archive.content_digest([SignedFile(file.name, file.sha256) for file in files])
+    if {(file.name, file.sha256) for file in statement.files} != stored or listed != bundle.digest:
+        raise BlobDamagedError("The list of stored files differs from what was signed.")
+    for file in files:
+        if _sha256(blobs.path(file.sha256)) != file.sha256:
+            raise BlobDamagedError(f"{file.name} no longer matches its digest.")
+    return f"{key.name}, {len(files)} files as signed"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as source:
+            while chunk := source.read(READ_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise BlobDamagedError(f"A stored file cannot be read: {error.strerror}.") from error
+    return digest.hexdigest()
+
+
+def _memory(manifest: Manifest) -> str:
+    free_mb, needed_mb = psutil.virtual_memory().available // MEBIBYTE, manifest.budget.memory_mb + MEMORY_SPARE_MB
+    if free_mb < needed_mb:
+        raise MemoryBudgetError(f"{needed_mb} MB are needed beside what runs, {free_mb} MB are free.")
+    return f"{manifest.budget.memory_mb} MB of {free_mb} MB free"
+
+
+def _disk(blobs: Blobs, model_bytes: int) -> str:
+    free, needed = max(0, blobs.free_bytes()), model_bytes * 2 + DISK_SPARE_BYTES
+    if free < needed:
+        raise DiskHeadroomError(f"Preparing it takes {needed // MEBIBYTE} MB, {free // MEBIBYTE} MB may be used.")
+    return f"{needed // MEBIBYTE} MB of {free // MEBIBYTE} MB"
