@@ -209,12 +209,14 @@ def appearing_folder(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def mapped(path: Path) -> Iterator[memoryview]:
-    """Lend a file's bytes without reading them into memory. Raises: RequestError."""
+    """Lend a file's bytes without reading them into memory. Raises: RequestError.
+
+    The mapping is not closed but dropped: the traceback of a refusal still holds on to its bytes.
+    """
     with open_regular(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise RequestError(f"{path} is empty.")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            yield view
+        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 @contextlib.contextmanager
@@ -225,8 +227,8 @@ def member(path: Path, signature_bytes: int, files: Sequence[FileFact], name: st
         if file.name == name:
             break
         offset += _padded(file.size_bytes) + BLOCK_BYTES
-    with mapped(path) as whole, whole[offset : offset + file.size_bytes] as content:
-        yield content
+    with mapped(path) as whole:
+        yield whole[offset : offset + file.size_bytes]
 
 
 def _padded(size: int) -> int:

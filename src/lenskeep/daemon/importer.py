@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from lenskeep.bundle import archive, modelcheck
+from lenskeep.bundle import archive, disk, modelcheck
 from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.archive import BundleReader, VerifiedBundle
 from lenskeep.bundle.trust import TrustStore
@@ -228,9 +227,5 @@ def _check_model(verified: VerifiedBundle, staging: Staging) -> None:
     path: Path = staging.path_of(verified.manifest.model)
     if not path.stat().st_size:
         raise BundleFormatError("The model file is empty.")
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        memoryview(data) as view,
-    ):
+    with disk.mapped(path) as view:
         modelcheck.check_model(verified.manifest, view)
