@@ -259,7 +259,7 @@ def test_weights_outside_the_file_are_never_read(tmp_path: Path, where: str) -> 
         weight.ClearField("raw_data")
         weight.data_location = TensorProto.EXTERNAL
         weight.external_data.add(key="location", value=places[where])
-        with pytest.raises(IncompatibleError, match="[Ee]xternal"):
+        with pytest.raises(IncompatibleError, match=r"[Ee]xternal"):
             Engine.load(store(tmp_path, model.SerializeToString()), threads=1)
 
 
