@@ -32,7 +32,7 @@ def write_card(manifest: Manifest) -> str:
         "## How well it does",
         "",
         *[f"- {name}: {value:g}" for name, value in made.metrics.items()],
-        f"- {len(manifest.golden.cases)} golden pictures, answers by {manifest.golden.produced_by}",
+        f"- Golden pictures: {len(manifest.golden.cases)}, answers by {manifest.golden.produced_by}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -62,6 +62,7 @@ def from_recipe(recipe: Recipe, answers: Answers | None, answered_by: str) -> Dr
     facts = examine(Path(recipe.model), control_flow_allowed=recipe.control_flow)
     contract = infer(facts, recipe)
     pictures = golden.pictures(Path(recipe.golden))
+    check_names([golden.member(picture) for picture in pictures], Limits())
     cases = golden.cases(pictures, answers or golden.blank(pictures, contract.task))
     manifest = _manifest(recipe, facts, contract, cases, answered_by)
     manifest_json = manifests.encode(manifest)
