@@ -1,6 +1,6 @@
 // The band at the top: the verdict, what runs, where, and who looks.
 
-import { age, may, slot, stale, state } from "./device.js";
+import { age, slot, stale, state } from "./device.js";
 import { byId, mark, say, show } from "./dom.js";
 import { known, moment, plain, span, t } from "./text.js";
 import { whyNot } from "./dialog.js";
@@ -17,8 +17,8 @@ export function paint() {
   paintRunning();
   paintPlace();
   const anonymous = !state.who || state.who.anonymous;
-  say(byId("person-text"), anonymous ? t("sign.read_only") : `${plain(state.who.name, 40)} · ${known("role", state.who.role)}`);
-  mark(byId("person"), "title", may("operator") ? "" : whyNot("operator"));
+  say(byId("person-text"), anonymous ? t("sign.read_only") : known("role", state.who.role));
+  mark(byId("person"), "title", anonymous ? whyNot("operator") : t("sign.as", { name: plain(state.who.name, 80), role: known("role", state.who.role) }));
   const device = plain(state.status?.device, 64);
   const title = [state.status && !old ? t(`verdict.${verdict}`) : "", device, "Lenskeep"].filter(Boolean).join(" · ");
   if (document.title !== title) document.title = title;

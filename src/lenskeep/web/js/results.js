@@ -54,13 +54,13 @@ function paintCounts(outcomes) {
   say(byId("results-share"), total ? t("results.minute", { n: number(total) }) : "");
   keep(
     byId("counts"),
-    total ? OUTCOMES : [],
+    total ? OUTCOMES.filter((name) => name !== "ERROR" || outcomes.ERROR) : [],
     (name) => name,
     (name) => h("div", {}, h("dt", {}, ""), h("dd", {}, "")),
     (node, name) => {
       const count = outcomes[name] || 0;
       say(node.firstChild, what(name));
-      say(node.lastChild, count && name !== "OK" && bad ? `${number(count)} · ${percent(count / total)}` : number(count));
+      say(node.lastChild, count && name !== "OK" && bad ? `${number(count)} (${percent(count / total)})` : number(count));
       mark(node, "data-some", count > 0 && name === "ERROR");
     },
   );

@@ -65,20 +65,25 @@ function paintProgress(one) {
   mark(byId("slot-bar"), "value", share);
 }
 
+/** The version alone where the name goes without saying: a button is read at a glance. */
+function short(ref, other) {
+  const [name, version] = ref.split("@");
+  return plain(name === other.split("@")[0] ? version : ref, 80);
+}
+
 function wayBack(one) {
-  if (!one.active || one.state === "swapping") return "";
-  if (!one.previous) return t("way.none");
+  if (!one.active || !one.previous || one.state === "swapping") return "";
   return t(one.previous_warm ? "way.warm" : "way.cold", { previous: plain(one.previous) });
 }
 
 function paintButtons(one) {
   const changing = one?.state === "swapping";
-  const back = changing ? t("slot.cancel") : one?.previous ? t("slot.rollback", { previous: plain(one.previous, 80) }) : t("slot.rollback_none");
+  const back = changing ? t("slot.cancel") : one?.previous ? t("slot.rollback", { previous: short(one.previous, one.active) }) : t("slot.rollback_none");
   say(byId("rollback-text"), back);
   const nothing = !one ? t("why.wait") : !changing && !one.previous ? t("why.no_previous") : "";
   arm(byId("rollback"), nothing || whyNot("operator"), byId("slot-why"));
   show(byId("confirm"), one?.state === "probation");
   if (one?.state !== "probation") return;
-  say(byId("confirm"), t("slot.confirm", { active: plain(one.active, 80) }));
+  say(byId("confirm"), t("slot.confirm", { active: short(one.active, one.previous) }));
   arm(byId("confirm"), whyNot("operator"));
 }

@@ -82,7 +82,8 @@ export function percent(ratio) {
 }
 
 export function bytes(count) {
-  return count < 1e6 ? `${number(count / 1e3, 0)} kB` : `${number(count / 1e6, count < 1e7 ? 1 : 0)} MB`;
+  const [unit, scale] = [["kB", 1e3], ["MB", 1e6], ["GB", 1e9]].reduce((best, one) => (count >= one[1] ? one : best));
+  return `${number(count / scale, scale > 1e3 && count < scale * 10 ? 1 : 0)} ${unit}`;
 }
 
 /** A duration in its largest sensible unit. */

@@ -47,7 +47,7 @@ function paintTrend({ points, caption }, budget) {
   const x = (i) => ((i / (points.length - 1)) * WIDTH).toFixed(1);
   const path = points.map((ms, i) => `${i ? "L" : "M"}${x(i)} ${y(ms)}`).join("");
   const still = `${path}|${budget}`;
-  const values = { low: milliseconds(low), high: milliseconds(high), budget: milliseconds(budget), n: points.length };
+  const values = { low: milliseconds(low), high: milliseconds(high), n: points.length };
   say(byId("spark-caption"), t(caption, values));
   if (byId("spark").dataset.drawn === still) return;
   byId("spark").dataset.drawn = still;
