@@ -17,10 +17,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnxruntime as ort
-from tests.bench import models
-from tests.runnerchild import RunnerChild, manifest_json
 
 from lenskeep.messages.runner import BundleRef, CameraPlan, SlotPlan
+from tests.bench import models
+from tests.runnerchild import RunnerChild, manifest_json
 
 LABELS = [f"class-{n}" for n in range(models.CLASSES)]
 CLIP_FRAMES = 120

@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tests.bench import rig
 
 from lenskeep.messages.runner import Back, SlotPlan, Swap, Swapped
+from tests.bench import rig
 
 AFTER_NS = 100_000_000
 PAUSE_S = 0.8  # steady frames between two swaps

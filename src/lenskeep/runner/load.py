@@ -1,11 +1,16 @@
-"""The thread that builds and warms the next session beside the line, at low priority."""
+"""The thread that builds and warms the next session beside the line, at low priority.
+
+Rules. Its Python runs at normal priority, only the long native calls between do not: see `priority`. Where a thread may
+not be raised again, all of it runs lowered, which costs the line some milliseconds more.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from lenskeep.errors import LenskeepError, SwapRefusedError
 from lenskeep.messages.runner import BundleRef
@@ -58,7 +63,7 @@ class LoadThread(threading.Thread):
         """Load, warm, hand over."""
         engine, fault = None, None
         try:
-            if self.lowered:
+            if self.lowered and not priority.may_restore():
                 priority.lower_own()
             engine = self._load()
         except LenskeepError as error:
@@ -68,11 +73,23 @@ class LoadThread(threading.Thread):
             fault = SwapRefusedError(f"{self.bundle.ref} could not be loaded: {error}")
         self._done(self, engine, fault)
 
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Lower this thread for a native call, unless it was told to hurry."""
+        if not self.lowered or not priority.may_restore():
+            yield
+            return
+        priority.lower_own()
+        try:
+            yield
+        finally:
+            priority.restore(threading.get_native_id())
+
     def _load(self) -> Engine:
-        engine = Engine.load(self.bundle, threads=self._threads, cancel=self._cancel)
+        engine = Engine.load(self.bundle, threads=self._threads, cancel=self._cancel, aside=self._aside)
         if engine.note:
             log.warning("%s: %s", self.bundle.ref, engine.note)
-        engine.warm(WARM_RUNS)
+        engine.warm(WARM_RUNS, self._aside)
         if self._threads > 1:
             priority.restore_pool_threads()
         return engine

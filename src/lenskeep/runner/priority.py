@@ -3,6 +3,8 @@
 Rules. Linux gives every thread a nice value of its own. Lowering is always allowed; raising back needs CAP_SYS_NICE or
 RLIMIT_NICE (`LimitNICE=+0` in the unit). SCHED_IDLE is not used: on a saturated core it never ends. Threads inherit
 the value of the thread that made them, so the pool of a session built by a lowered thread would stay slow for ever.
+A lowered thread must not hold what the line waits for. Above all that is the interpreter's lock: its holder, put aside
+by the scheduler, stops every other thread. So where it is permitted a thread is lowered only for long native calls.
 """
 
 from __future__ import annotations

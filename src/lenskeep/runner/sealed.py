@@ -13,11 +13,13 @@ import fcntl
 import hashlib
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from lenskeep.errors import BlobDamagedError, MemoryBudgetError, StorageError
+
+Aside = Callable[[], AbstractContextManager[None]]
 
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _COPY_BYTES = 1 << 30  # one call, so that a slow thread asks for the interpreter's lock only once
@@ -32,15 +34,17 @@ class SealedModel:
 
 
 @contextmanager
-def sealed(path: str, sha256: str) -> Iterator[SealedModel]:
+def sealed(path: str, sha256: str, aside: Aside = nullcontext) -> Iterator[SealedModel]:
     """Hold a stored file's bytes, if they have this digest, until the session is built.
 
+    Args:
+        aside: entered around each long call that does not hold the interpreter.
     Raises: BlobDamagedError, StorageError, MemoryBudgetError.
     Cost: a copy and a hash, 1 s per GB together; the memory is freed at the end of the context.
     """
     memory = os.memfd_create("model", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        size_bytes, found = _read(path, memory)
+        size_bytes, found = _read(path, memory, aside)
         if found != sha256:
             raise BlobDamagedError(f"The stored file {path} no longer has the digest {sha256[:12]}….")
         yield SealedModel(f"/proc/self/fd/{memory}", size_bytes)
@@ -48,11 +52,11 @@ def sealed(path: str, sha256: str) -> Iterator[SealedModel]:
         os.close(memory)
 
 
-def _read(path: str, memory: int) -> tuple[int, str]:
+def _read(path: str, memory: int, aside: Aside) -> tuple[int, str]:
     try:
-        size_bytes = _copy(path, memory)
+        size_bytes = _copy(path, memory, aside)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-        return size_bytes, _sha256(memory, size_bytes)
+        return size_bytes, _sha256(memory, size_bytes, aside)
     except FileNotFoundError as error:
         raise BlobDamagedError(f"The stored file {path} is missing.") from error
     except OSError as error:
@@ -61,19 +65,20 @@ def _read(path: str, memory: int) -> tuple[int, str]:
         raise StorageError(f"{path}: {error.strerror}") from error
 
 
-def _copy(path: str, memory: int) -> int:
+def _copy(path: str, memory: int, aside: Aside) -> int:
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        copied = 0
-        while step := os.sendfile(memory, source, copied, _COPY_BYTES):
-            copied += step
+        copied, size_bytes = 0, os.fstat(source).st_size
+        while copied < size_bytes:
+            with aside():
+                copied += os.sendfile(memory, source, copied, _COPY_BYTES)
         return copied
     finally:
         os.close(source)
 
 
-def _sha256(memory: int, size_bytes: int) -> str:
+def _sha256(memory: int, size_bytes: int, aside: Aside) -> str:
     if not size_bytes:
         return hashlib.sha256().hexdigest()
-    with mmap.mmap(memory, size_bytes, prot=mmap.PROT_READ) as view:
+    with mmap.mmap(memory, size_bytes, prot=mmap.PROT_READ) as view, aside():
         return hashlib.sha256(view).hexdigest()
