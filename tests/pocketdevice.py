@@ -45,7 +45,7 @@ from lenskeep.messages.control import (
     Verification,
     Window,
 )
-from lenskeep.messages.runner import CameraState, Picture, Result
+from lenskeep.messages.runner import CameraState, Picture, Result, TrialCheck, TrialReport
 
 JPEG = bytes.fromhex("ffd8ffd9")
 AT = "2026-11-20T06:02:00Z"
@@ -100,6 +100,20 @@ def result(sequence: int) -> Result:
         score=0.94, margin=0.34, detections=[], bundle="cap-inspect@1.0.0", digest="9f", wait_us=10, preprocess_us=900,
         inference_us=9000, decode_us=30, total_us=9940,
     )  # fmt: skip
+
+
+def report(**changes: Any) -> TrialReport:
+    """A trial that went well."""
+    checks = [
+        TrialCheck(name="signature", passed=True, text="plant-release"),
+        TrialCheck(name="golden", passed=True, text="12 of 12"),
+        TrialCheck(name="latency", passed=True, text="p99 29 ms, budget 40 ms"),
+    ]
+    base = TrialReport(
+        passed=True, code="", message="", checks=checks, provider="CPUExecutionProvider", runtime="1.31", p50_ms=21.0,
+        p99_ms=29.0, load_ms=310.0, memory_mb=180, golden_passed=12, golden_total=12, golden_score=1.0,
+    )  # fmt: skip
+    return replace(base, **changes)
 
 
 class PocketDevice:
@@ -168,7 +182,12 @@ class PocketDevice:
         if error is not None and error.code.startswith("LK-81"):
             state = "rolled_back"
         self.known[operation.id] = replace(
-            operation, state=state, finished=AT, progress=None, error=error, result={"bundle": operation.subject}
+            operation,
+            state=state,
+            finished=AT,
+            progress=None,
+            error=error,
+            result={"bundle": operation.subject, "interval_ms": 12.0},
         )
         self.changed.set()
         self.changed = asyncio.Event()
@@ -205,6 +224,7 @@ class _Importer(_Part):
         self.device.calls.append(("receive", len(data), size_bytes, by))
         if data.startswith(b"stranger"):
             raise UnknownSignerError("Signed by a key that nobody here trusts. Nothing was stored.")
+        self.device.stored["cap-inspect@1.1.0"] = bundle(version="1.1.0", trial=report(), imported_by=by)
         return self.device.begin("import", "cap-inspect@1.1.0", by)
 
     async def verify(self, chunks: AsyncIterator[bytes], size_bytes: int | None) -> Verification:

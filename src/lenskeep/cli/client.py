@@ -326,7 +326,7 @@ class Client:
         headers = self._headers() | ({"Content-Type": "application/json"} if body is not None else {})
         try:
             connection.request(method, f"{path}?{urlencode(words)}" if words else path, body, headers)
-            answer = connection.getresponse()
+            answer = _answer(connection)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._broken(error) from error
@@ -372,7 +372,7 @@ class Client:
                 connection.putheader("Content-Length", str(total))
                 connection.endheaders()
                 _send_file(connection.sock, source, total, progress)
-                answer = connection.getresponse()
+                answer = _answer(connection)
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 raise self._broken(error) from error
@@ -396,6 +396,14 @@ def _send_file(sink: socket.socket, source: BinaryIO, total: int, progress: Call
             return  # the file became shorter while it was read; the device notices
         sent += step
         progress(sent, total)
+
+
+def _answer(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    """Return the answer; the socket closes with it, whatever the other side thinks of keeping it."""
+    answer = connection.getresponse()
+    if connection.sock is not None:
+        connection.sock.close()
+    return answer
 
 
 def _good(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:

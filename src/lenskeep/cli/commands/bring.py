@@ -36,7 +36,9 @@ class Found(Struct, frozen=True):
 @click.argument("path", type=click.Path(path_type=Path, exists=True), required=False)
 @click.pass_context
 def usb(context: click.Context, path: Path | None) -> None:
-    """Look through a USB stick: which bundles are on it, are they genuine, are they new. Changes nothing.
+    """Look through a USB stick; changes nothing.
+
+    Says which bundles are on it, whether they are genuine, and whether they are new here.
 
     \b
       lenskeep usb                       look through every stick that is plugged in
@@ -136,7 +138,9 @@ def _found_lines(screen: Screen, each: Found) -> Iterator[str]:
 def import_(
     context: click.Context, path: Path, activate_: bool, trial: float | None, slot: str | None, reason: str
 ) -> None:
-    """Verify a bundle file, store it, and try it on this device. From a folder, take what is new.
+    """Verify, store and try a bundle file or a folder of them.
+
+    From a folder, it takes what is new. What runs on the line goes on.
 
     \b
       lenskeep import cap-inspect-1.1.0.lkb

@@ -148,7 +148,9 @@ def snapshot(context: click.Context, name: str, out: Path | None) -> None:
 @click.option("--every", type=DURATION, default="1s", show_default=True, metavar="TIME", help="Time between lines.")
 @click.pass_context
 def watch(context: click.Context, name: str | None, times: int | None, every: float) -> None:
-    """Watch speed and results, a line a second until Ctrl-C.
+    """Watch speed and results as they come.
+
+    A line a second until Ctrl-C.
 
     \b
       lenskeep watch

@@ -24,7 +24,9 @@ LOOK_S = 0.5
 @slot_option
 @click.pass_context
 def check(context: click.Context, ref: str, slot: str | None) -> None:
-    """Try a version on this device, away from the line. Changes nothing.
+    """Try a version on this device; changes nothing.
+
+    It runs away from the line, in a process of its own, with its golden pictures and its budget.
 
     \b
       lenskeep check cap-inspect@1.1.0
@@ -40,7 +42,9 @@ def check(context: click.Context, ref: str, slot: str | None) -> None:
 @slot_option
 @click.pass_context
 def bench(context: click.Context, ref: str, frames: int, slot: str | None) -> None:
-    """Measure a version's speed on this device, longer than a check. Changes nothing.
+    """Measure a version's speed here, longer than a check.
+
+    Nothing is changed on the line.
 
     \b
       lenskeep bench cap-inspect@1.1.0
@@ -108,7 +112,9 @@ def activate(
     context: click.Context, ref: str, slot: str | None, trial: float | None, reason: str, risks: tuple[Any, ...],
     settle: bool,
 ) -> None:  # fmt: skip
-    """Swap a version in between two frames. The version before stays ready for rollback.
+    """Swap a version in between two frames.
+
+    The version before stays ready for rollback.
 
     \b
       lenskeep activate cap-inspect@1.1.0
@@ -169,8 +175,8 @@ def _show_activated(screen: Screen, operation: Operation, view: SlotView, trial_
     if view.state == "settled":
         screen.line("  It has settled.")
         return
-    left = span(view.trial_ends_s if view.trial_ends_s is not None else trial_s or 0.0)
-    if trial_s is not None:
+    left = span(view.trial_ends_s or trial_s or 0.0)
+    if view.confirm_needed:
         screen.line(f"  It goes back by itself in {left} unless it is confirmed.")
         screen.next("lenskeep confirm keeps it, lenskeep rollback takes it back now")
     else:
@@ -205,7 +211,9 @@ def confirm(context: click.Context, slot: str | None, reason: str) -> None:
 @reason_option
 @click.pass_context
 def rollback(context: click.Context, slot: str | None, reason: str) -> None:
-    """Go back to the version before, within one frame where it is still warm.
+    """Go back to the version before.
+
+    Within one frame where that version is still warm; no network is needed.
 
     \b
       lenskeep rollback
@@ -234,7 +242,9 @@ def rollback(context: click.Context, slot: str | None, reason: str) -> None:
 @slot_option
 @click.pass_context
 def hold(context: click.Context, slot: str | None) -> None:
-    """Hold swaps while the line must not change; what runs goes on.
+    """Hold swaps while the line must not change.
+
+    What runs goes on; an activation is made ready and waits.
 
     \b
       lenskeep hold

@@ -23,7 +23,9 @@ LIMIT = click.option("--limit", type=click.IntRange(1, 1000), default=20, show_d
 @click.option("--faults", is_flag=True, help="Only what went wrong.")
 @click.pass_context
 def logs(context: click.Context, follow: bool, faults: bool) -> None:
-    """Show what happened on the device since its service started.
+    """Show what happened on the device.
+
+    Since its service started.
 
     \b
       lenskeep logs
@@ -81,7 +83,9 @@ def _words(event: Event) -> str:
 @click.argument("code", required=False)
 @click.pass_context
 def explain(context: click.Context, code: str | None) -> None:
-    """Explain a fault code in plain words. Works without a device.
+    """Explain a fault code in plain words.
+
+    Works without a device.
 
     \b
       lenskeep explain LK-8001
@@ -126,7 +130,9 @@ def _show_fault(screen: Screen, fault: type[LenskeepError]) -> None:
 @slot_option
 @click.pass_context
 def history(context: click.Context, limit: int, slot: str | None) -> None:
-    """Show what ran when, why and by whom, newest first.
+    """Show what ran when, why and by whom.
+
+    Newest first.
 
     \b
       lenskeep history
@@ -156,7 +162,9 @@ def _show_history(screen: Screen, rows: list[Deployment]) -> None:
 @LIMIT
 @click.pass_context
 def audit(context: click.Context, limit: int) -> None:
-    """Show every change: who, what, when and why, newest first.
+    """Show every change: who, what, when, why.
+
+    Newest first.
 
     \b
       lenskeep audit

@@ -72,7 +72,9 @@ def trial_words(bundle: Bundle) -> str:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.pass_context
 def export(context: click.Context, ref: str, file: Path | None) -> None:
-    """Write a stored bundle to a file, byte for byte as it was signed.
+    """Write a stored bundle to a file, as it was signed.
+
+    Byte for byte; any other device can import it.
 
     \b
       lenskeep export cap-inspect@1.0.0
@@ -142,7 +144,9 @@ def _pin(context: click.Context, ref: str, pinned: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask; needed where nobody can answer.")
 @click.pass_context
 def remove(context: click.Context, ref: str, reason: str, yes: bool) -> None:
-    """Remove a version that is not in use. It can be imported again.
+    """Remove a version that is not in use.
+
+    It can be imported again. What runs goes on.
 
     \b
       lenskeep remove cap-inspect@0.9.0

@@ -30,7 +30,9 @@ from lenskeep.messages.control import ROLES, TokenRequest
 @click.option("--days", type=click.IntRange(1, 365), default=1, show_default=True, help="How long its token counts.")
 @click.pass_context
 def ui(context: click.Context, open_: bool, role: str, days: int) -> None:
-    """Print the address of the device's page, with a fresh token in it.
+    """Print the address of the device's page.
+
+    A fresh token is in it, so that the page may do what --role says.
 
     \b
       lenskeep ui
@@ -81,7 +83,9 @@ def daemon(context: click.Context, path: Path | None) -> None:
 )
 @click.pass_context
 def bugreport(context: click.Context, folder: Path) -> None:
-    """Gather what support needs into one file, without pictures or passwords.
+    """Gather what support needs, without pictures or passwords.
+
+    One file, for a stick or a mail.
 
     \b
       lenskeep bugreport
@@ -95,6 +99,7 @@ def bugreport(context: click.Context, folder: Path) -> None:
     warnings = []
     try:
         client = run.client()
+        client.whoami()  # says at once when nobody is there
         for name, ask in _questions(client).items():
             try:
                 parts[name] = msgspec.json.format(msgspec.json.encode(ask()))
@@ -201,7 +206,7 @@ def package_version() -> str:
 @click.argument("topic", nargs=-1)
 @click.pass_context
 def help_(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Show help for a command, or a topic: exit-codes.
+    """Show help: lenskeep help COMMAND, lenskeep help exit-codes.
 
     \b
       lenskeep help

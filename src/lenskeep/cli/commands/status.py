@@ -102,7 +102,8 @@ def _state(screen: Screen, slot: SlotView) -> list[str]:
     if slot.state == "swapping":
         lines.append(f"{clean(slot.wanted)} is being made ready beside it")
     if slot.state == "probation" and slot.trial_ends_s is not None:
-        lines.append(screen.style(f"on trial for another {span(slot.trial_ends_s)}", "warn"))
+        how = "on trial, goes back by itself in" if slot.confirm_needed else "watched for another"
+        lines.append(screen.style(f"{how} {span(slot.trial_ends_s)}", "warn"))
     if slot.state == "rolled_back":
         lines.append(screen.style(f"went back to it: {clean(slot.reason)}", "warn"))
     if slot.held:
@@ -162,7 +163,7 @@ def _fault_lines(screen: Screen, faults: list[Check]) -> list[str]:
 def _next(screen: Screen, now: Status) -> None:
     if now.verdict == "EMPTY":
         screen.next("plug in a stick and run lenskeep usb, or lenskeep import FILE")
-    elif any(slot.state == "probation" for slot in now.slots):
+    elif any(slot.confirm_needed for slot in now.slots):
         screen.next("lenskeep confirm keeps it, lenskeep rollback takes it back")
 
 
