@@ -391,31 +391,8 @@ def test_a_verdict_on_a_label_that_is_not_there_is_refused(tmp_path: Path) -> No
 def test_a_golden_picture_whose_name_does_not_travel_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "golden").mkdir()
     (tmp_path / "golden" / name).write_bytes(tinybundle.png())
-    answers = Answers(cases={"a.png": Answer(scores={}), name: Answer(scores={})})
-    words = {
-        "model": str(tmp_path / "tiny.onnx"),
-        "name": "cap",
-        "version": "1.0.0",
-        "golden": str(tmp_path / "golden"),
-    }
-    (tmp_path / "tiny.onnx").write_bytes(tinybundle.model_bytes())
-    (tmp_path / "golden" / "a.png").write_bytes(tinybundle.png())
-    said = {
-        "task": "classify",
-        "labels": "a,b,c",
-        "resize": "none",
-        "layout": "NCHW",
-        "license": "MIT",
-        "latency_ms": 1.0,
-    }
     with pytest.raises((BundleFormatError, LimitExceededError), match="golden"):
-        draft.from_recipe(
-            recipe.compose(
-                {**words, **said, "latency_ms": 1.0, "memory_mb": 10, "golden": str(tmp_path / "golden")}, None
-            ),
-            answers,
-            "hand",
-        )
+        workshop(tmp_path)
 
 
 def test_pictures_and_answers_have_to_match(tmp_path: Path) -> None:
@@ -477,6 +454,6 @@ def test_a_card_says_what_is_in_the_manifest(tmp_path: Path) -> None:
         "good, scratched, missing",
         "Apache-2.0",
         "50 ms, 100 MB",
-        "1 golden pictures",
+        "answers by hand",
     ):
         assert word in text

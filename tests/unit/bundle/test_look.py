@@ -65,7 +65,7 @@ def test_a_draft_has_no_key(tmp_path: Path) -> None:
 
 
 SPOILED = {
-    "flipped bit": GOOD[:-2000] + bytes([GOOD[-2000] ^ 1]) + GOOD[-1999:],
+    "flipped bit": GOOD.replace(b"# A card", b"# A cart"),
     "trailing byte": GOOD + b"\0",
     "cut short": GOOD[:-700],
     "one byte short": GOOD[:-1],
