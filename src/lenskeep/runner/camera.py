@@ -139,8 +139,9 @@ class CaptureThread(threading.Thread):
             health, fault = "frozen", self._frozen()
         elif health == "ended" and len(self._lane):
             health = "running"
+        fps = 0.0 if health in ("lost", "ended") else self._fps(now_ns)
         return CameraState(
-            name=self._plan.name, state=health, fps=self._fps(now_ns), frames=self._frames,
+            name=self._plan.name, state=health, fps=fps, frames=self._frames,
             width_px=self._size_px[0], height_px=self._size_px[1], frame_age_s=round(age_s, 3),
             reconnects=self._reconnects, drops=self._lane.drops(), code=fault.code if fault else "",
             message=str(fault) if fault else "",
