@@ -22,7 +22,7 @@ ROUGH_GOLDEN = 0.05  # a golden score that moved further is worth a line of its 
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """One thing that differs; `breaking` when whoever uses the results has to look at it."""
+    """One thing that differs; `breaking` when whoever uses the results or runs the devices has to act on it."""
 
     kind: Kind
     text: str
@@ -35,9 +35,9 @@ def compare(old: Look, new: Look) -> list[Change]:
     return [
         *_name(a, b),
         *_labels(a.labels.names, b.labels.names),
-        *_fields("input", a.input, b.input, breaking={"shape", "layout", "dtype", "name"}),
+        *_fields("input", a.input, b.input),
         *_outputs(a.outputs, b.outputs),
-        *_fields("decode", a.decode, b.decode, breaking={"kind"}),
+        *_fields("decode", a.decode, b.decode),
         *_fields("verdict", a.verdict, b.verdict, breaking={"ok", "ng"}),
         *_fields("budget", a.budget, b.budget),
         *_fields("requires", a.requires, b.requires, breaking={"providers", "onnxruntime"}),
@@ -72,7 +72,7 @@ def _labels(a: list[str], b: list[str]) -> Iterable[Change]:
 
 def _outputs(a: list[Output], b: list[Output]) -> Iterable[Change]:
     old, new = ({output.name: output for output in outputs} for outputs in (a, b))
-    return _fields("outputs", old, new, breaking=old.keys() | new.keys())
+    return _fields("outputs", old, new)
 
 
 def _fields(kind: Kind, a: Any, b: Any, *, breaking: Iterable[str] = ()) -> Iterable[Change]:
@@ -103,7 +103,8 @@ def _golden(a: Manifest, b: Manifest) -> Iterable[Change]:
         if before.scores is not None and after.scores is not None:
             yield from _scores(image, before.scores, after.scores)
         elif len(before.boxes or []) != len(after.boxes or []):
-            yield Change(kind="golden", text=f"{image}: {len(before.boxes or [])} -> {len(after.boxes or [])} boxes")
+            counts = f"{len(before.boxes or [])} -> {len(after.boxes or [])} boxes"
+            yield Change(kind="golden", text=f"{image}: {counts}", breaking=True)
     yield from _fields("golden", {"tolerance": a.golden.tolerance}, {"tolerance": b.golden.tolerance})
 
 

@@ -8,10 +8,10 @@ import tarfile
 import tracemalloc
 
 import pytest
+import tinybundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tinybundle
 from lenskeep.bundle import archive, disk
 from lenskeep.bundle.archive import BundleReader, FileFact, Limits, VerifiedBundle
 from lenskeep.errors import (

@@ -7,9 +7,9 @@ import tarfile
 import zipfile
 
 import pytest
+import tinybundle
 from cryptography.hazmat.primitives.asymmetric import utils
 
-import tinybundle
 from lenskeep.bundle import archive
 from lenskeep.bundle.archive import END, BundleReader, Limits
 from lenskeep.errors import BundleError, BundleFormatError, DigestMismatchError, LimitExceededError, SignatureError

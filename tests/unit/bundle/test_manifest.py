@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
+import tinybundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tinybundle
 from lenskeep.bundle import manifest
 from lenskeep.errors import BundleError, BundleFormatError, ManifestError
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tinybundle
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 
-import tinybundle
 from lenskeep.bundle import disk, keys, signing
 from lenskeep.bundle.keys import PrivateKey
 from lenskeep.bundle.signing import SignedFile

@@ -1,8 +1,8 @@
 """Who may sign which name, and when."""
 
 import pytest
-
 import tinybundle
+
 from lenskeep.bundle.trust import TrustStore, matches
 from lenskeep.errors import (
     BundleError,

@@ -229,6 +229,13 @@ def test_verify_says_what_is_good(lenskeep: Lenskeep, bench: Path) -> None:
     assert (answer["signature"], answer["signer"], answer["opset"]) == ("verified", "team.pub", 17)
 
 
+def test_50_a_file_that_is_called_something_else_is_warned_about(lenskeep: Lenskeep, bench: Path) -> None:
+    packed(lenskeep, "--out", "weld-seam-9.9.9.lkb")
+    said = lenskeep("bundle", "verify", "weld-seam-9.9.9.lkb", "--key", "team.pub")
+    assert said.code == 0
+    assert "what it holds is cap-inspect@1.0.0" in said.err
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [

@@ -290,7 +290,7 @@ def verify(context: click.Context, source: Path, trusted: tuple[Path, ...]) -> N
         raise RequestError(f"{source} is a draft; nobody has signed it.", hint="lenskeep bundle sign FOLDER --key KEY")
     facts = looks.check_model_of(seen)
     data = {**words.summary(seen), "opset": facts.opset, "nodes": facts.nodes, "parameters": facts.parameters}
-    emit(context, "bundle.verify/1", data, lambda screen: words.verified(screen, seen, facts))
+    emit(context, "bundle.verify/1", data, lambda screen: words.verified(screen, seen, facts), words.misnamed(seen))
 
 
 @bundle.command()

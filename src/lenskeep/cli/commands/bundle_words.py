@@ -27,6 +27,14 @@ def summary(seen: Look) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def misnamed(seen: Look) -> tuple[str, ...]:
+    """Warn about a file whose name promises something else than what is in it."""
+    name = f"{seen.manifest.name}-{seen.manifest.version}.lkb"
+    if seen.source.is_dir() or seen.source.name == name:
+        return ()
+    return (f"The file is called {seen.source.name}; what it holds is {seen.manifest.ref}.",)
+
+
 def standing(seen: Look) -> str:
     """Say in one word what the signature is worth here."""
     if seen.signer:
@@ -99,7 +107,7 @@ def compared(screen: Screen, old: Look, new: Look, changes: list[Change]) -> Non
         screen.line(f"{screen.mark('warn' if change.breaking else 'info')} {clean(change.text)}")
     breaking = sum(change.breaking for change in changes)
     if breaking:
-        screen.line(f"{plural(breaking, 'change')} that whoever uses the results has to know about.")
+        screen.line(f"{plural(breaking, 'change')} to tell those who use the results or run the devices.")
 
 
 def extracted(screen: Screen, seen: Look, folder: Path) -> None:
