@@ -8,6 +8,7 @@ import click
 
 from lenskeep.cli.client import Client, fault_of, find_address
 from lenskeep.cli.output import Progress, Screen
+from lenskeep.cli.words import clean, size
 from lenskeep.errors import RequestError
 from lenskeep.messages.control import Operation, SlotView
 
@@ -18,7 +19,12 @@ STAGES = {
     "prepare": "Making it ready for this device",
     "golden": "Comparing with its golden pictures",
     "latency": "Measuring its speed here",
-    "": "Working",
+}
+KINDS = {
+    "import": "Trying it on this device",
+    "check": "Trying it on this device",
+    "activate": "Making it ready beside what runs",
+    "rollback": "Going back",
 }
 
 
@@ -53,8 +59,6 @@ class Run:
 
     def transfer(self, stage: str) -> Callable[[int, int], None]:
         """Return a callback that shows bytes moved."""
-        from lenskeep.cli.words import size
-
         progress = Progress(self.screen)
 
         def moved(done: int, total: int) -> None:
@@ -67,12 +71,12 @@ class Run:
 
 
 def _show(progress: Progress, operation: Operation) -> None:
-    if operation.progress is None:
-        progress.show(STAGES[""], operation.subject)
-        return
     now = operation.progress
-    stage = STAGES.get(now.stage, now.stage)
-    progress.show(stage, f"{now.done} of {now.total} {now.unit}".rstrip() if now.total else operation.subject)
+    if now is None or operation.kind in ("activate", "rollback"):
+        progress.show(KINDS.get(operation.kind, "Working"), clean(operation.subject))
+        return
+    text = f"{now.done} of {now.total} {clean(now.unit)}".rstrip() if now.total else clean(operation.subject)
+    progress.show(STAGES.get(now.stage, clean(now.stage)), text)
 
 
 def run_of(context: click.Context) -> Run:

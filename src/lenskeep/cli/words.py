@@ -149,7 +149,12 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def moment(text: str, now: datetime | None = None) -> str:
+def short(text: str, length_max: int = 40) -> str:
+    """Return a text that fits a column; the whole of it is in the JSON form."""
+    return text if len(text) <= length_max else text[: length_max - 1] + "…"
+
+
+def moment(text: str, now: datetime | None = None, *, seconds: bool = False) -> str:
     """Say an RFC 3339 time in local time: `06:02 today`, `18 Nov 06:02`, `18 Nov 2025`."""
     if not text:
         return "never"
@@ -159,7 +164,7 @@ def moment(text: str, now: datetime | None = None) -> str:
         return clean(text)
     now = (now or datetime.now().astimezone()).astimezone()
     if at.date() == now.date():
-        return f"{at:%H:%M} today"
+        return f"{at:%H:%M:%S} today" if seconds else f"{at:%H:%M} today"
     return f"{at:%d %b %H:%M}" if at.year == now.year else f"{at:%d %b %Y}"
 
 

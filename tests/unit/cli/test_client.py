@@ -134,7 +134,8 @@ def test_service_that_ends_while_events_are_read_is_a_fault_and_no_hang(desk):
 @pytest.mark.parametrize(
     "answer",
     [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}",
-     b"HTTP/1.1 200 OK\r\n\r\n<html>", b"HTTP/1.1 502 Bad Gateway\r\n\r\n<html>", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"],
+     b"HTTP/1.1 200 OK\r\n\r\n<html>", b"HTTP/1.1 502 Bad Gateway\r\n\r\n<html>",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"],
 )  # fmt: skip
 def test_whatever_else_answers_there_is_a_peer_fault(tmp_path, answer):
     path = tmp_path / "other.sock"

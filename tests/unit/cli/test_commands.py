@@ -208,7 +208,7 @@ def test_activate_says_what_runs_and_how_to_keep_it(desk, lenskeep):
     assert said.code == 0
     assert said.out.splitlines() == [
         "✓ cap-inspect@1.0.0 runs in slot main; 12 ms between two results.",
-        "  cap-inspect@0.9.0 stays ready for rollback.",
+        "  cap-inspect@0.9.0 is kept for rollback.",
         "  It goes back by itself in 30 s unless it is confirmed.",
         "Next: lenskeep confirm keeps it, lenskeep rollback takes it back now",
     ]
@@ -278,8 +278,8 @@ def test_logs_show_what_happened_and_leave_out_progress(desk, lenskeep):
     desk.soon(desk.device.publish, "result", {"slot": "main"})
     said = lenskeep("logs")
     assert [line.partition("unix:")[0].rstrip() for line in said.out.splitlines()] == [
-        f"{moment(AT):12} · rollback cap-inspect@0.9.0 succeeded by",
-        f"{moment(AT):12} ✗ slot main: LK-3002 a frame failed",
+        f"{moment(AT, seconds=True):15} · rollback cap-inspect@0.9.0 succeeded by",
+        f"{moment(AT, seconds=True):15} ✗ slot main: LK-3002 a frame failed",
     ]
     assert "LK-3002" in lenskeep("logs", "--faults").out
     assert "rollback" not in lenskeep("logs", "--faults").out
@@ -415,8 +415,8 @@ def test_ctrl_c_leaves_the_work_running_and_says_how_to_follow_it(desk, lenskeep
 VERBS = [
     ("status",), ("doctor",), ("models",), ("models", "--all"), ("usb", "."), ("check", "cap-inspect@1.1.0"),
     ("bench", "cap-inspect@1.1.0"), ("activate", "cap-inspect@1.1.0"), ("confirm",), ("rollback",), ("hold",),
-    ("resume",), ("camera", "list"), ("camera", "test", "cam-1", "--seconds", "1"), ("watch", "--times", "1"),
-    ("logs",), ("explain",), ("explain", "LK-8001"), ("ui",), ("pin", "cap-inspect@1.0.0"), ("unpin", "cap-inspect@1.0.0"),
+    ("resume",), ("camera", "list"), ("camera", "test", "cam-1", "--seconds", "1"),
+    ("watch", "--times", "1"), ("logs",), ("explain",), ("explain", "LK-8001"), ("ui",), ("pin", "cap-inspect@1.0.0"), ("unpin", "cap-inspect@1.0.0"),
     ("remove", "cap-inspect@0.9.0", "--yes"), ("history",), ("audit",), ("op", "list"), ("keys", "list"),
     ("token", "list"), ("token", "add", "x", "--role", "viewer"), ("version",), ("help", "exit-codes"),
     ("help", "status"), ("completion", "bash"),

@@ -30,6 +30,7 @@ class Found(Struct, frozen=True):
     verification: Verification | None = None
     code: str = ""
     refusal: str = ""
+    hint: str = ""
 
 
 @click.command()
@@ -93,7 +94,7 @@ def _judge(run: Run, client: Client, files: list[Path]) -> list[Found]:
         try:
             said = client.verify(file, run.transfer(f"Verifying {clean(file.name)}"))
         except (BundleError, DeviceError) as error:
-            found.append(Found(file=str(file), code=error.code, refusal=str(error)))
+            found.append(Found(file=str(file), code=error.code, refusal=str(error), hint=error.hint))
         except OSError as error:
             found.append(Found(file=str(file), code=DeviceError.code, refusal=f"It cannot be read: {error.strerror}."))
         else:
@@ -112,6 +113,8 @@ def _show_found(screen: Screen, places: list[Path], found: list[Found]) -> None:
     new = [each for each in found if each.verification and not each.verification.here]
     if new:
         screen.next(f"lenskeep import {clean(new[0].file)}")
+    elif hints := [each.hint for each in found if each.hint]:
+        screen.line(f"{screen.style('Fix:', 'strong')} {clean(hints[0])}")
 
 
 def _found_lines(screen: Screen, each: Found) -> Iterator[str]:

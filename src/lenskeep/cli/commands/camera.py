@@ -100,7 +100,7 @@ def _show_test(screen: Screen, found: dict[str, Any]) -> None:
         screen.line(f"{screen.style('Fix:', 'strong')} {clean(hint)}")
         return
     screen.line(f"{screen.mark('good')} {name} works: {clean(found.get('source', ''))}")
-    screen.line(f"  Picture   {found.get('width_px', 0)}×{found.get('height_px', 0)}, {found.get('fps', 0)} fps")
+    screen.line(f"  Picture     {found.get('width_px', 0)}×{found.get('height_px', 0)}, {found.get('fps', 0)} fps")
     for title, key, unit in (
         ("First", "first_frame_ms", "ms after opening"),
         ("Jitter", "jitter_ms", "ms"),
@@ -109,7 +109,7 @@ def _show_test(screen: Screen, found: dict[str, Any]) -> None:
         ("Brightness", "brightness", "of 1"),
     ):
         if isinstance(found.get(key), (int, float)):
-            screen.line(f"  {title:10}{found[key]:g} {unit}".rstrip())
+            screen.line(f"  {title:12}{found[key]:g} {unit}".rstrip())
     if found.get("live") and found.get("identical"):
         screen.line(f"  {screen.mark('warn')} {plural(int(found['identical']), 'picture')} equal to the one before.")
 

@@ -79,7 +79,9 @@ def _try(context: click.Context, request: CheckRequest, schema: str) -> None:
 
 def _show_report(screen: Screen, bundle: Bundle, report: TrialReport) -> None:
     name = f"{clean(bundle.name)}@{clean(bundle.version)}"
-    screen.line(f"{screen.style(name, 'strong')}  {clean(bundle.title)}  signed by {clean(bundle.signer)}")
+    screen.line(
+        f"{screen.style(name, 'strong')}  {clean(bundle.title) or 'no title'}  signed by {clean(bundle.signer)}"
+    )
     for line in report.checks:
         code = f"{clean(line.code)} " if line.code else ""
         screen.line(f" {screen.mark('good' if line.passed else 'bad')} {clean(line.name):9} {code}{clean(line.text)}")
@@ -170,8 +172,7 @@ def _show_activated(screen: Screen, operation: Operation, view: SlotView, trial_
     between = f"; {milliseconds(took)} between two results" if isinstance(took, (int, float)) else ""
     screen.line(f"{screen.mark('good')} {clean(operation.subject)} runs in slot {clean(view.slot)}{between}.")
     if view.previous:
-        warm = "stays ready" if view.previous_warm else "can be loaded again"
-        screen.line(f"  {clean(view.previous)} {warm} for rollback.")
+        screen.line(f"  {clean(view.previous)} is kept for rollback.")
     if view.state == "settled":
         screen.line("  It has settled.")
         return

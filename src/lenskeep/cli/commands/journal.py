@@ -10,7 +10,7 @@ from lenskeep.cli.client import fault_of
 from lenskeep.cli.options import slot_option
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
-from lenskeep.cli.words import EXIT_OF, clean, clean_lines, moment, nearest
+from lenskeep.cli.words import EXIT_OF, clean, clean_lines, moment, nearest, short
 from lenskeep.errors import LenskeepError, UnknownNameError, fault_book
 from lenskeep.messages.control import AuditEntry, Deployment, Event, Operation
 
@@ -58,7 +58,7 @@ def _show_event(screen: Screen, event: Event) -> None:
     text = _words(event)
     if text:
         code = screen.mark("bad" if _is_fault(event) else "info")
-        screen.line(f"{moment(event.at):12} {code} {text}")
+        screen.line(f"{moment(event.at, seconds=True):15} {code} {text}")
 
 
 def _words(event: Event) -> str:
@@ -71,11 +71,12 @@ def _words(event: Event) -> str:
         return f"camera {words.get('name', '')} {words.get('state', '')} {words.get('code', '')}".rstrip()
     if event.type == "bundle":
         return f"{words.get('bundle', '')} {words.get('state', '')} {words.get('code', '')}".rstrip()
-    if event.type == "operation" and data.get("progress") is None:
+    if event.type == "operation" and (data.get("progress") is None or data.get("state") != "running"):
         error = data.get("error") or {}
         why = f": {clean(error.get('code', ''))} {clean(error.get('detail', ''))}" if error else ""
+        state = "begun" if words.get("state") == "running" else words.get("state", "").replace("_", " ")
         by = f" by {words['by']}" if words.get("by") else ""
-        return f"{words.get('kind', '')} {words.get('subject', '')} {words.get('state', '')}{by}{why}"
+        return f"{words.get('kind', '')} {words.get('subject', '')} {state}{by}{why}"
     return ""
 
 
@@ -150,7 +151,7 @@ def _show_history(screen: Screen, rows: list[Deployment]) -> None:
     header = ["FROM", "TO", "SLOT", "VERSION", "OUTCOME", "BY", "WHY"]
     cells = [
         [
-            moment(row.started), moment(row.ended) if row.ended else "now", row.slot, row.bundle,
+            moment(row.started, seconds=True), moment(row.ended, seconds=True) if row.ended else "now", row.slot, row.bundle,
             row.outcome.replace("_", " "), row.by, row.reason,
         ]
         for row in rows
@@ -182,8 +183,8 @@ def _show_audit(screen: Screen, rows: list[AuditEntry]) -> None:
     header = ["NO", "WHEN", "WHO", "WHAT", "ON", "BEFORE", "AFTER", "WHY"]
     cells = [
         [
-            str(row.sequence), moment(row.at) + ("" if row.clock_trusted else " ?"), row.by, row.action, row.subject,
-            row.before, row.after, row.reason,
+            str(row.sequence), moment(row.at, seconds=True) + ("" if row.clock_trusted else " ?"), row.by, row.action,
+            row.subject, short(row.before), short(row.after), short(row.reason, 80),
         ]
         for row in rows
     ]  # fmt: skip

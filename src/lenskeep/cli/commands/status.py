@@ -105,7 +105,8 @@ def _state(screen: Screen, slot: SlotView) -> list[str]:
         how = "on trial, goes back by itself in" if slot.confirm_needed else "watched for another"
         lines.append(screen.style(f"{how} {span(slot.trial_ends_s)}", "warn"))
     if slot.state == "rolled_back":
-        lines.append(screen.style(f"went back to it: {clean(slot.reason)}", "warn"))
+        why = f": {clean(slot.reason)}" if slot.reason.startswith("LK-") else " on request"
+        lines.append(screen.style(f"went back to it{why}", "warn"))
     if slot.held:
         lines.append(screen.style("swaps are held (lenskeep resume lets them go on)", "warn"))
     return lines
