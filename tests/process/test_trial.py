@@ -107,7 +107,7 @@ def test_a_sound_bundle_passes_and_leaves_a_prepared_model_that_loads(tmp_path: 
     outcome = run(asked, tmp_path)
     report = outcome.told
     assert outcome.code == 0 and report.passed and report.code == ""
-    assert [check.name for check in report.checks] == ["runtime", "provider", "golden", "latency", "memory"]
+    assert [check.name for check in report.checks] == ["disk", "runtime", "provider", "golden", "latency", "memory"]
     assert (report.golden_passed, report.golden_total, report.provider) == (4, 4, "CPU")
     assert report.golden_score > 0.999
     assert 0 < report.p50_ms <= report.p99_ms and report.memory_mb >= 1 and report.load_ms > 0
@@ -458,3 +458,11 @@ def test_a_model_that_crashes_the_runtime_leaves_its_signal_to_the_parent(tmp_pa
     asked = plan(tmp_path, model.SerializeToString(), facts(golden=answers_of_anything()), pictures(2))
     outcome = run(asked, tmp_path)
     assert outcome.code == -signal.SIGSEGV and outcome.report is None
+
+
+def test_many_golden_pictures_do_not_count_as_the_memory_of_the_model(tmp_path: Path) -> None:
+    shown = {name: cv2.resize(image, (1280, 720)) for name, image in pictures(40).items()}  # 110 MB together
+    plain = golden(facts(), classifier(), tmp_path, shown)
+    plain["budget"] = {"latency_p99_ms": 1000.0, "memory_mb": 40}
+    report = run(plan(tmp_path, classifier(), plain, shown), tmp_path).told
+    assert report.passed and report.golden_passed == 40

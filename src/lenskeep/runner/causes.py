@@ -28,7 +28,7 @@ from lenskeep.runner.tensors import Preprocessor
 SEARCH_S_MAX = 10.0
 _PERMUTED_LABELS_MAX = 200
 
-Seen = tuple[GoldenCase, Image]
+Show = Callable[[GoldenCase], Image]
 Facts = TypeVar("Facts", bound=msgspec.Struct)
 
 
@@ -40,15 +40,16 @@ class Variant:
     change: Callable[[Manifest], Manifest]
 
 
-def likely_cause(engine: Engine, seen: Sequence[Seen], given: Sequence[Answer]) -> str:
+def likely_cause(engine: Engine, show: Show, given: Sequence[Answer]) -> str:
     """Find what makes all golden pictures pass.
 
     Args:
-        seen: the golden cases with their pictures (uint8 BGR), in the order of `given`, the answers as they are.
+        show: reads the picture of a golden case, uint8 BGR; many at a time would not fit into small devices.
+        given: the answers as they are, in the order of the manifest's cases.
     Returns: the words after "matches when", or nothing when no single or double change is enough.
     Cost: at most about `SEARCH_S_MAX` seconds.
     """
-    words = _other_labels(engine.manifest, seen, given)
+    words = _other_labels(engine.manifest, given)
     if words:
         return words
     families = _families(engine.manifest)
@@ -59,7 +60,7 @@ def likely_cause(engine: Engine, seen: Sequence[Seen], given: Sequence[Answer]) 
         manifest = engine.manifest
         for variant in variants:
             manifest = variant.change(manifest)
-        if _passes(engine, manifest, seen):
+        if _passes(engine, manifest, show):
             return " and ".join(variant.words for variant in variants)
     return ""
 
@@ -73,11 +74,11 @@ def _pairs(families: list[list[Variant]]) -> Iterator[tuple[Variant, ...]]:
         yield from itertools.product(one, other)
 
 
-def _passes(engine: Engine, manifest: Manifest, seen: Sequence[Seen]) -> bool:
+def _passes(engine: Engine, manifest: Manifest, show: Show) -> bool:
     try:
         preprocessor, decode = Preprocessor(manifest.input), decoder(manifest)
-        for case, image in seen:
-            prepared = preprocessor.prepare(image)
+        for case in manifest.golden.cases:
+            prepared = preprocessor.prepare(show(case))
             if not compare(case, decode(engine.infer(prepared), prepared.placement), manifest).passed:
                 return False
     except LenskeepError:
@@ -143,24 +144,22 @@ def _with(facts: Facts, **change: object) -> Facts:
     return msgspec.structs.replace(facts, **change)
 
 
-def _other_labels(manifest: Manifest, seen: Sequence[Seen], given: Sequence[Answer]) -> str:
+def _other_labels(manifest: Manifest, given: Sequence[Answer]) -> str:
     """Say how the labels must be re-ordered, if every answer is right but for the labels' places."""
     names = manifest.labels.names
     if len(names) > _PERMUTED_LABELS_MAX:
         return ""
-    cases = [case for case, _ in seen]
-    classify = manifest.task == "classify"
-    places = _places_of_scores(manifest, cases, given) if classify else _places_of_boxes(manifest, cases, given)
+    places = _places_of_scores(manifest, given) if manifest.task == "classify" else _places_of_boxes(manifest, given)
     if places is None or places == list(range(len(names))):
         return ""
     order = [names[places.index(place)] for place in range(len(names))]
     return f"the labels are in the order {', '.join(order[:8])}{', …' if len(order) > 8 else ''}"
 
 
-def _places_of_scores(manifest: Manifest, cases: list[GoldenCase], given: Sequence[Answer]) -> list[int] | None:
+def _places_of_scores(manifest: Manifest, given: Sequence[Answer]) -> list[int] | None:
     """Return for each label the output whose scores fit it in all pictures, if that is a re-ordering."""
     names = manifest.labels.names
-    expected = np.array([[(case.scores or {}).get(name, np.nan) for name in names] for case in cases])
+    expected = np.array([[(case.scores or {}).get(name, np.nan) for name in names] for case in manifest.golden.cases])
     scores = np.array([answer.scores for answer in given])
     apart = np.abs(expected[:, :, None] - scores[:, None, :]).max(axis=0)  # NaN where a score is not told: no proof
     if np.isnan(apart).any() or (apart.min(axis=1) > manifest.golden.tolerance.score_abs).any():
@@ -169,11 +168,11 @@ def _places_of_scores(manifest: Manifest, cases: list[GoldenCase], given: Sequen
     return places if len(set(places)) == len(places) else None
 
 
-def _places_of_boxes(manifest: Manifest, cases: list[GoldenCase], given: Sequence[Answer]) -> list[int] | None:
+def _places_of_boxes(manifest: Manifest, given: Sequence[Answer]) -> list[int] | None:
     """Return for each label the one that the model gives in its place, if the boxes all lie right."""
     names, tolerance = manifest.labels.names, manifest.golden.tolerance
     called: dict[str, str] = {}
-    for case, answer in zip(cases, given, strict=True):
+    for case, answer in zip(manifest.golden.cases, given, strict=True):
         for box in case.boxes or []:
             mine = max(answer.detections, key=lambda one: overlap(one, box), default=None)
             if mine is None or overlap(mine, box) < tolerance.box_iou_min:
