@@ -43,7 +43,10 @@ fps = {fps}
 """
 
 
-def bundle_bytes(version: str, *, name: str = "cap-inspect", model: bytes | None = None, **changes: Any) -> bytes:
+def bundle_bytes(
+    version: str, *, name: str = "cap-inspect", model: bytes | None = None, extra: dict[str, bytes] | None = None,
+    **changes: Any,
+) -> bytes:  # fmt: skip
     """A bundle whose model gives every picture the same score, which depends on the version."""
     score = runnerchild.version_score(version)
     labels = runnerchild.LABELS
@@ -59,7 +62,7 @@ def bundle_bytes(version: str, *, name: str = "cap-inspect", model: bytes | None
             "produced_by": "hand",
         },
     } | changes  # fmt: skip
-    files = tinybundle.parts(facts)
+    files = tinybundle.parts(facts) | (extra or {})
     files["golden/a.png"] = tinybundle.png(128)  # the grey that a trial and a warm-up show; live pictures differ
     files["model.onnx"] = model or runnerchild.constant_model(version, SIZE_PX)
     return tinybundle.pack(files)

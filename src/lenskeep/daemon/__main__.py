@@ -14,6 +14,7 @@ from lenskeep import config as configs
 from lenskeep.clock import Clock
 from lenskeep.daemon import journal
 from lenskeep.daemon.places import Places
+from lenskeep.daemon.pointers import start_from_pointers
 from lenskeep.daemon.systemd import Notifier
 from lenskeep.errors import ConfigError, LenskeepError
 
@@ -30,10 +31,13 @@ def main() -> int:
     faulthandler.enable()  # the watchdog's SIGABRT then shows where the daemon hung
     try:
         config = configs.load(arguments.config)
-        from lenskeep.daemon.app import serve  # heavy; a wrong configuration is told without it
-
+        notifier = Notifier.from_environment()
         places = Places.find(config.storage, os.environ)
-        asyncio.run(serve(config, places, Clock(), Notifier.from_environment()))
+        places.make()
+        head_starts = start_from_pointers(config, places)
+        from lenskeep.daemon.app import serve  # heavy; the cameras start meanwhile
+
+        asyncio.run(serve(config, places, Clock(), notifier, head_starts))
     except LenskeepError as error:
         log.critical("%s %s\nFix: %s", error.code, error, error.hint)
         return 78 if isinstance(error, ConfigError) else 1

@@ -29,6 +29,7 @@ from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
+from lenskeep.daemon.pointers import HeadStart
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
 from lenskeep.daemon.recovery import Recovery
 from lenskeep.daemon.slotbook import SlotBook
@@ -48,10 +49,11 @@ METRICS_SCHEMA = "lenskeep.registry.metrics_schema"
 EVENTS_PER_START = 1_000_000
 
 
-async def serve(config: Config, places: Places, clock: Clock, notifier: Notifier) -> None:
+async def serve(
+    config: Config, places: Places, clock: Clock, notifier: Notifier, head_starts: dict[str, HeadStart]
+) -> None:
     """Build the device daemon and run it until it is told to stop."""
     async with AsyncExitStack() as stack:
-        places.make()
         notes: list[LenskeepError] = []
         names = [slot.name for slot in config.slot]
         database = await stack.enter_async_context(_open_or_renew(places.registry, REGISTRY_SCHEMA, clock, notes))
@@ -70,7 +72,7 @@ async def serve(config: Config, places: Places, clock: Clock, notifier: Notifier
         qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial)
         importer = Importer(config, database, blobs, plans, qualifier, operations, events, clock)
         metrics = Metrics(windows, events, clock, config.metrics)
-        supervisor = Supervisor(config, places, plans, metrics, events, clock)
+        supervisor = Supervisor(config, places, plans, metrics, events, clock, head_starts)
         book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
         recovery = Recovery(book, operations)
         activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation)

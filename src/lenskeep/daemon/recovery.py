@@ -55,7 +55,8 @@ class Recovery:
         async with self._book.changing[name]:
             slot = await self._book.get(name)
             fault = fault_book().get(swapped.reflex, SlotError)("It failed on its first live frames.")
-            if slot.previous:
+            known = bool(slot.active) and (await self._book.plans.bundle_ref(slot.active)).ref == swapped.bundle
+            if slot.previous and not known:
                 event = SlotEvent.GATE_BROKEN if slot.state == SlotState.PROBATION else SlotEvent.ROLLBACK_ASKED
                 await self._back(slot, event, fault)
 

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import struct
-import sys
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import msgspec
 
 from lenskeep.clock import Clock
+from lenskeep.daemon import pointers
 from lenskeep.errors import ProcessFailedError, SwapRefusedError, TimedOutError, fault_book
 from lenskeep.messages.runner import (
     FRAME_BYTES_MAX,
@@ -47,6 +48,7 @@ PROGRESS_MAX_S = 20.0  # a slot with pictures and no reason to pause
 START_MAX_S = 20.0
 REDIAL_S = 5.0
 STOP_MAX_S = 5.0
+ENDING_MAX_S = 2.0  # between the end of the connection and the end of the process
 
 State = Literal["starting", "running", "adopted", "restarting", "stopped"]
 
@@ -61,7 +63,7 @@ class RunnerProcess:
         self._socket_path = socket_path
         self._clock = clock
         self._hear = hear
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._writer: asyncio.StreamWriter | None = None
         self._waiting: dict[str, asyncio.Future[Swapped]] = {}
@@ -83,19 +85,18 @@ class RunnerProcess:
 
     async def start(self, plan: SlotPlan, plan_path: Path) -> None:
         """Start the process and dial it. Raises: ProcessFailedError."""
-        await asyncio.to_thread(plan_path.write_bytes, msgspec.json.encode(plan))
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("NOTIFY")}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "lenskeep.runner", str(plan_path), stdin=asyncio.subprocess.DEVNULL, env=environment,
-            start_new_session=True,  # a signal to the daemon's group is not meant for the cameras
-        )  # fmt: skip
+        await self.take(await asyncio.to_thread(pointers.spawn_runner, plan, plan_path))
+
+    async def take(self, process: subprocess.Popen[bytes]) -> None:
+        """Dial a process that has just been started. Raises: ProcessFailedError."""
+        self._process = process
         deadline = self._clock.monotonic_s() + START_MAX_S
         while True:
             try:
                 await self._dial()
                 break
             except OSError as error:
-                if self._process.returncode is not None:
+                if process.poll() is not None:
                     raise ProcessFailedError(f"The process of slot {self.slot} {self._ended()}.") from error
                 if self._clock.monotonic_s() > deadline:
                     self.kill()
@@ -151,20 +152,23 @@ class RunnerProcess:
         return f"{self.slot}: {self.beat.active or 'no model'} {self.beat.reason}".strip()
 
     async def _how_it_ended(self) -> str:
-        if self._process is not None and self._process.pid == self._pid:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(STOP_MAX_S):
-                    await self._process.wait()
-            if self._process.returncode is None:
-                self.kill()
-                await self._process.wait()
-            return self._ended()
-        # adopted: not our child, so there is no exit status; what lives on without a connection is ended
-        self.kill()
-        return "ended"
+        """Say how the process ended; one that lives on without its connection is ended."""
+        child = self._process is not None and self._process.pid == self._pid
+        if not await self._gone(ENDING_MAX_S if child else 0.0):
+            self.kill()
+            await self._gone(STOP_MAX_S)
+        return self._ended() if child else "ended"  # of an adopted process there is no exit status
+
+    async def _gone(self, seconds: float) -> bool:
+        deadline = self._clock.monotonic_s() + seconds
+        while _alive(self._pid, self._process):
+            if self._clock.monotonic_s() >= deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
 
     def _ended(self) -> str:
-        code = self._process.returncode if self._process else None
+        code = self._process.poll() if self._process else None
         if code is None:
             return "ended"
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
@@ -183,23 +187,17 @@ class RunnerProcess:
 
     def kill(self) -> None:
         """End the process at once."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._pid:
-                os.kill(self._pid, signal.SIGKILL)
-            elif self._process is not None and self._process.returncode is None:
-                self._process.kill()
+        pid = self._pid or (self._process.pid if self._process is not None else 0)
+        if pid and _alive(pid, self._process):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def stop(self) -> None:
         """End the process orderly, or after a few seconds at once."""
         self.state = "stopped"
         self.say(Stop())
-        pid = self._pid
-        deadline = self._clock.monotonic_s() + STOP_MAX_S
-        while pid and _alive(pid) and self._clock.monotonic_s() < deadline:
-            if self._process is not None and self._process.returncode is not None:
-                return
-            await asyncio.sleep(0.02)
-        self.kill()
+        if not self._writer or not await self._gone(STOP_MAX_S):
+            self.kill()
 
     # --- talk -----------------------------------------------------------------------------------------------------
 
@@ -274,9 +272,11 @@ class RunnerProcess:
         return ""
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, child: subprocess.Popen[bytes] | None) -> bool:
+    if child is not None and child.pid == pid:
+        return child.poll() is None
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    return True
+    return bool(pid)

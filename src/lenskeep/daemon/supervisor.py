@@ -20,7 +20,8 @@ from lenskeep.config import Config
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.places import Places
-from lenskeep.daemon.plans import Plans, camera_plan
+from lenskeep.daemon.plans import Plans
+from lenskeep.daemon.pointers import HeadStart, camera_plan
 from lenskeep.daemon.runner_process import RunnerProcess
 from lenskeep.errors import CameraError, ProcessFailedError, TimedOutError, UnknownNameError
 from lenskeep.messages.runner import Acknowledge, Beat, BundleRef, Hold, Picture, Preview, Results, Swapped
@@ -50,14 +51,16 @@ class Supervisor:
     """All slots' processes."""
 
     def __init__(
-        self, config: Config, places: Places, plans: Plans, metrics: Metrics, events: Events, clock: Clock
-    ) -> None:
+        self, config: Config, places: Places, plans: Plans, metrics: Metrics, events: Events, clock: Clock,
+        head_starts: dict[str, HeadStart],
+    ) -> None:  # fmt: skip
         self._config = config
         self._places = places
         self._plans = plans
         self._metrics = metrics
         self._events = events
         self._clock = clock
+        self._head_starts = head_starts
         self._viewers: dict[str, set[asyncio.Queue[Picture]]] = {}
         self._camera_codes: dict[tuple[str, str], str] = {}
         self._news: asyncio.Queue[tuple[str, Swapped]] = asyncio.Queue()
@@ -80,8 +83,9 @@ class Supervisor:
 
     async def _serve(self, process: RunnerProcess, decider: Decider) -> None:
         crashes: deque[float] = deque()
-        found = await self._adopt(process)
+        found = None if process.slot in self._head_starts else await self._adopt(process)
         bundle = await decider.on_start(process.slot, await process.first_beat() if found else None)
+        found = found or await self._take_head_start(process, bundle)
         while True:
             how = await (found or self._one_life(process, bundle))
             found = None
@@ -103,6 +107,23 @@ class Supervisor:
         if not await process.adopt():
             return None
         log.info("slot %s: its process was found running and is adopted", process.slot)
+        return asyncio.create_task(self._listen(process))
+
+    async def _take_head_start(self, process: RunnerProcess, bundle: BundleRef | None) -> asyncio.Task[str] | None:
+        """Take over the process that was started from the pointer file, when it runs what was decided."""
+        head = self._head_starts.pop(process.slot, None)
+        if head is None:
+            return None
+        if bundle is None or (head.bundle.ref, head.bundle.digest) != (bundle.ref, bundle.digest):
+            log.info("slot %s: its pointer file named another version than the registry", process.slot)
+            head.process.kill()
+            await asyncio.to_thread(head.process.wait)
+            return None
+        try:
+            await process.take(head.process)
+        except ProcessFailedError as error:
+            log.warning("%s %s", error.code, error)
+            return None
         return asyncio.create_task(self._listen(process))
 
     async def _one_life(self, process: RunnerProcess, bundle: BundleRef | None) -> str:
