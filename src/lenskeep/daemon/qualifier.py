@@ -141,7 +141,7 @@ class Qualifier:
         try:
             child = Child(plan, self._places.runtime_dir / f"trial-{operation_id}.json")
             report = await child.run(self._limits.wall_s_max, heard)
-            if not report.passed:
+            if not report.passed or not report.prepared_sha256:  # some models cannot be written down prepared
                 return report, ""
             await asyncio.to_thread(part.replace, self._places.prepared / prepared_file)
             await asyncio.to_thread(sync_folder, self._places.prepared)
