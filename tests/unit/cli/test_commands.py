@@ -415,11 +415,11 @@ def test_ctrl_c_leaves_the_work_running_and_says_how_to_follow_it(desk, lenskeep
 VERBS = [
     ("status",), ("doctor",), ("models",), ("models", "--all"), ("usb", "."), ("check", "cap-inspect@1.1.0"),
     ("bench", "cap-inspect@1.1.0"), ("activate", "cap-inspect@1.1.0"), ("confirm",), ("rollback",), ("hold",),
-    ("resume",), ("camera", "list"), ("camera", "test", "cam-1", "--seconds", "1"),
-    ("watch", "--times", "1"), ("logs",), ("explain",), ("explain", "LK-8001"), ("ui",), ("pin", "cap-inspect@1.0.0"), ("unpin", "cap-inspect@1.0.0"),
-    ("remove", "cap-inspect@0.9.0", "--yes"), ("history",), ("audit",), ("op", "list"), ("keys", "list"),
-    ("token", "list"), ("token", "add", "x", "--role", "viewer"), ("version",), ("help", "exit-codes"),
-    ("help", "status"), ("completion", "bash"),
+    ("resume",), ("camera", "list"), ("camera", "test", "cam-1", "--seconds", "1"), ("watch", "--times", "1"),
+    ("logs",), ("explain",), ("explain", "LK-8001"), ("ui",), ("pin", "cap-inspect@1.0.0"),
+    ("unpin", "cap-inspect@1.0.0"), ("remove", "cap-inspect@0.9.0", "--yes"), ("history",), ("audit",),
+    ("op", "list"), ("keys", "list"), ("token", "list"), ("token", "add", "x", "--role", "viewer"), ("version",),
+    ("help", "exit-codes"), ("help", "status"), ("completion", "bash"),
 ]  # fmt: skip
 
 

@@ -151,8 +151,8 @@ def _show_history(screen: Screen, rows: list[Deployment]) -> None:
     header = ["FROM", "TO", "SLOT", "VERSION", "OUTCOME", "BY", "WHY"]
     cells = [
         [
-            moment(row.started, seconds=True), moment(row.ended, seconds=True) if row.ended else "now", row.slot, row.bundle,
-            row.outcome.replace("_", " "), row.by, row.reason,
+            moment(row.started, seconds=True), moment(row.ended, seconds=True) if row.ended else "now", row.slot,
+            row.bundle, row.outcome.replace("_", " "), row.by, row.reason,
         ]
         for row in rows
     ]  # fmt: skip
