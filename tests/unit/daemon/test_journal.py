@@ -49,6 +49,7 @@ def log(listener: Listener) -> Iterator[logging.Logger]:
     handler = journal.JournalHandler(listener.path)
     logger = logging.Logger("lenskeep.test", logging.DEBUG)
     logger.addHandler(handler)
+    assert handler.formatter is not None, "logging.basicConfig would set one that puts the level before the code"
     yield logger
     handler.close()
 
