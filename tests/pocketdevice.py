@@ -129,6 +129,7 @@ class PocketDevice:
         self.secrets: dict[str, Token] = {}
         self.trusted: dict[str, Key] = {}
         self.answers: dict[str, tuple[str, int, bytes]] = {}
+        self.sequence = 0
         self.kept_events: list[Event] = []
         self.listeners: list[asyncio.Queue[Event]] = []
         self.failing: list[str] = []
@@ -155,8 +156,10 @@ class PocketDevice:
 
     def publish(self, type_: str, data: Any) -> Event:
         """Make something happen."""
-        event = Event(sequence=len(self.kept_events) + 1, type=type_, at=AT, data=data)  # type: ignore[arg-type]
-        self.kept_events.append(event)
+        self.sequence += 1
+        event = Event(sequence=self.sequence, type=type_, at=AT, data=data)  # type: ignore[arg-type]
+        if type_ != "result":
+            self.kept_events.append(event)
         for queue in self.listeners:
             queue.put_nowait(event)
         return event

@@ -319,13 +319,15 @@ class Client:
 
     def _open(
         self, method: str, path: str, *, query: Mapping[str, Any] | None = None, body: bytes | None = None,
-        timeout_s: float = TIMEOUT_S,
+        headers: Mapping[str, str] | None = None, timeout_s: float = TIMEOUT_S,
     ) -> http.client.HTTPResponse:  # fmt: skip
         connection = self._connect(timeout_s)
         words = {name: value for name, value in (query or {}).items() if value is not None}
-        headers = self._headers() | ({"Content-Type": "application/json"} if body is not None else {})
+        sent = (
+            self._headers() | dict(headers or {}) | ({"Content-Type": "application/json"} if body is not None else {})
+        )
         try:
-            connection.request(method, f"{path}?{urlencode(words)}" if words else path, body, headers)
+            connection.request(method, f"{path}?{urlencode(words)}" if words else path, body, sent)
             answer = _answer(connection)
         except (OSError, http.client.HTTPException) as error:
             connection.close()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
-from pocketdevice import PocketDevice, configuration, served
 
 from lenskeep.cli.client import Address, Client
 from lenskeep.cli.main import run
+from tests.pocketdevice import PocketDevice, configuration, served
 
 
 class Said(Struct):

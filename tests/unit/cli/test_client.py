@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from pocketdevice import bundle
 
 from lenskeep.cli.client import Address, Client, fault_of, find_address
 from lenskeep.errors import (
@@ -24,6 +23,7 @@ from lenskeep.errors import (
     UnknownSignerError,
 )
 from lenskeep.messages.control import ActivationRequest, Problem
+from tests.pocketdevice import bundle
 
 
 def quiet(_done: int, _total: int) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 import pytest
 from msgspec.structs import replace
-from pocketdevice import AT, bundle, camera, problem_of, report, slot, status
 
 from lenskeep.cli.main import COMMANDS, PLACES, root
 from lenskeep.cli.words import moment
@@ -20,6 +19,7 @@ from lenskeep.errors import (
     WrongOutputError,
 )
 from lenskeep.messages.control import Check
+from tests.pocketdevice import AT, bundle, camera, problem_of, report, slot, status
 
 STATUS = """\
 cam-07                                              RUNNING   up since 20 Nov 2001

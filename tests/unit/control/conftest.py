@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from lenskeep.config import Config
-from pocketdevice import PocketDevice, configuration, served
+from tests.pocketdevice import PocketDevice, configuration, served
 
 
 @pytest.fixture

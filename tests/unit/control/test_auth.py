@@ -13,7 +13,7 @@ import pytest
 
 from lenskeep.daemon.control import auth
 from lenskeep.messages.control import ROLES
-from pocketdevice import PocketDevice, configuration, served
+from tests.pocketdevice import PocketDevice, configuration, served
 
 INTERPRETER = shutil.which("python3", path="/usr/bin") or sys.executable  # one that any account may start
 

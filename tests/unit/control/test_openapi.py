@@ -6,7 +6,7 @@ import msgspec
 
 from lenskeep.daemon.control.table import ROUTES, document
 from lenskeep.messages import control
-from pocketdevice import PocketDevice
+from tests.pocketdevice import PocketDevice
 
 METHODS = {"get", "put", "post", "delete"}
 

@@ -7,7 +7,7 @@ import json
 import aiohttp
 import pytest
 
-from pocketdevice import JPEG, PocketDevice, configuration, served
+from tests.pocketdevice import JPEG, PocketDevice, configuration, served
 
 ACTIVATE = {"bundle": "cap-inspect@1.1.0"}
 OCTETS = {"Content-Type": "application/octet-stream"}
@@ -285,7 +285,7 @@ async def test_unforeseen_fault_is_logged_and_not_shown(unix, device, caplog):
     async def fails():
         raise RuntimeError("secret detail")
 
-    from pocketdevice import _Views
+    from tests.pocketdevice import _Views
 
     original = _Views.status
     _Views.status = lambda self: fails()

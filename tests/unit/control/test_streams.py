@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from lenskeep.daemon.control import streams
-from pocketdevice import JPEG, PocketDevice, configuration, served
+from tests.pocketdevice import JPEG, PocketDevice, configuration, served
 
 
 async def read_events(answer: aiohttp.ClientResponse, count: int) -> list[dict[str, str]]:
@@ -48,6 +48,27 @@ async def test_reader_that_comes_back_misses_nothing(unix, device):
         assert [event["id"] for event in await read_events(answer, 3)] == ["2", "3", "4"]
     async with unix.get("/v1/events", headers={"Last-Event-ID": "x"}) as answer:
         assert answer.status == 400
+
+
+async def test_reader_of_what_is_kept_comes_to_an_end_while_results_pour_in(unix, device):
+    async def pour() -> None:
+        while True:
+            device.publish("result", {})
+            await asyncio.sleep(0.001)
+
+    pouring = asyncio.create_task(pour())
+    device.publish("fault", {})
+    device.publish("slot", {})
+    async with asyncio.timeout(5), unix.get("/v1/events?since=0&follow=false&types=fault,slot") as answer:
+        text = await answer.text()
+    pouring.cancel()
+    assert text.count("event: fault") == text.count("event: slot") == 1
+
+
+async def test_wrong_words_in_the_query_are_refused(unix):
+    for query in ("types=", "types=a,,b", "types=a b", "follow=perhaps", "since=-1"):
+        async with unix.get(f"/v1/events?{query}") as answer:
+            assert answer.status == 400, query
 
 
 async def test_quiet_stream_shows_that_it_is_alive(unix, monkeypatch):

@@ -104,8 +104,8 @@ async def _with_heartbeats(events: AsyncIterator[Event], follow: bool) -> AsyncI
                 yield None
                 continue
             event = coming.result()
-            if event is None:
-                return
+            if event is None or (not follow and event.type == "result"):
+                return  # results are never kept, so the first one comes after all that is
             coming = asyncio.ensure_future(anext(events, None))
             yield event
     finally:
