@@ -47,7 +47,7 @@ export const rollback = () =>
   act("operator", async () => {
     const slot = device.slot();
     const changing = slot.state === "swapping";
-    const names = { slot: slot.slot, previous: plain(slot.previous), active: plain(slot.active), wanted: plain(slot.wanted) };
+    const names = { slot: slot.slot, previous: plain(slot.previous), active: plain(device.onTrial(slot)), wanted: plain(slot.wanted) };
     const sure = await ask(
       changing
         ? { title: t("ask.cancel.title", names), lines: [t("ask.cancel.text", names)], action: t("ask.cancel.do") }
@@ -66,7 +66,7 @@ export const confirm = () =>
   act("operator", async () => {
     const slot = device.slot();
     await send("POST", "/v1/confirmations", { slot: slot.slot, reason: "confirmed on the page" });
-    notice.good(t("did.confirm", { active: plain(slot.active) }));
+    notice.good(t("did.confirm", { active: plain(device.onTrial(slot)) }));
     device.poll();
   });
 

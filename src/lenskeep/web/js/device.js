@@ -47,6 +47,11 @@ export function slot() {
   return state.status?.slots.find((one) => one.slot === state.slotName) || state.status?.slots[0] || null;
 }
 
+/** What the slot has been exchanged to; its process may take half a second to say so itself. */
+export function onTrial(one) {
+  return one.state === "probation" ? one.wanted : one.active;
+}
+
 export function stale() {
   return state.status !== null && (state.failedSince > 0 || now() - state.statusAt > STALE_MS);
 }
@@ -217,6 +222,7 @@ export function takeOperation(operation) {
   if (operation.state !== "running" && before?.state === "running") {
     soon("bundles", askBundles);
     soon("status", async () => poll(), 0);
+    soon("status_again", async () => poll(), 800); // what runs is told by the slot's process, twice a second
   }
   changed();
 }

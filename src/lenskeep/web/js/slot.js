@@ -2,7 +2,7 @@
 
 import * as actions from "./actions.js";
 import { whyNot } from "./dialog.js";
-import { now, running, slot, state } from "./device.js";
+import { now, onTrial, running, slot, state } from "./device.js";
 import { arm, byId, h, mark, say, show } from "./dom.js";
 import { known, plain, span, t } from "./text.js";
 
@@ -37,7 +37,7 @@ function paintText(one) {
 }
 
 function words(one) {
-  const names = { active: plain(one.active), wanted: plain(one.wanted), previous: plain(one.previous), reason: plain(one.reason) };
+  const names = { active: plain(onTrial(one)), wanted: plain(one.wanted), previous: plain(one.previous), reason: plain(one.reason) };
   if (["starting", "restarting", "stopped"].includes(one.runner)) return t(`runner.${one.runner}`);
   if (!one.active && one.state !== "swapping") return t("slot.empty");
   if (one.state === "swapping") {
@@ -78,12 +78,12 @@ function wayBack(one) {
 
 function paintButtons(one) {
   const changing = one?.state === "swapping";
-  const back = changing ? t("slot.cancel") : one?.previous ? t("slot.rollback", { previous: short(one.previous, one.active) }) : t("slot.rollback_none");
+  const back = changing ? t("slot.cancel") : one?.previous ? t("slot.rollback", { previous: short(one.previous, onTrial(one)) }) : t("slot.rollback_none");
   say(byId("rollback-text"), back);
   const nothing = !one ? t("why.wait") : !changing && !one.previous ? t("why.no_previous") : "";
   arm(byId("rollback"), nothing || whyNot("operator"), byId("slot-why"));
   show(byId("confirm"), one?.state === "probation");
   if (one?.state !== "probation") return;
-  say(byId("confirm"), t("slot.confirm", { active: short(one.active, one.previous) }));
+  say(byId("confirm"), t("slot.confirm", { active: short(onTrial(one), one.previous) }));
   arm(byId("confirm"), whyNot("operator"));
 }
