@@ -153,6 +153,7 @@ class Device:
 
     def runs(self, bundle: str, state: str = "") -> SlotView:
         """Wait until the slot really runs a version and makes results with it."""
+
         def there() -> SlotView | None:
             slot = self.slot()
             fits = slot.active == bundle and state in ("", slot.state)

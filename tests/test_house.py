@@ -103,7 +103,9 @@ def test_every_module_says_what_it_is_and_packages_hold_nothing_else(path: Path)
 def test_the_runner_has_no_coroutine_and_the_daemon_starts_no_thread() -> None:
     for path in MODULES:
         if room_of(path) == "runner":
-            assert not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(path.read_text()))), path
+            assert not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(path.read_text()))), (
+                path
+            )
         if room_of(path) == "daemon":
             assert "threading" not in {name.split(".")[0] for name in imports_of(path)}, path
 
@@ -119,7 +121,9 @@ def test_every_fault_has_its_own_code_a_title_an_explanation_and_a_next_step() -
     book = errors.fault_book()
     for code, fault in book.items():
         assert re.fullmatch(r"LK-\d{4}", code)
-        assert fault.title() and fault.explanation() and fault.hint.endswith((".", ")")) or "lenskeep" in fault.hint, fault
+        assert (
+            fault.title() and fault.explanation() and fault.hint.endswith((".", ")"))
+        ) or "lenskeep" in fault.hint, fault
         assert fault.__name__.endswith("Error")
     assert len(book) == len(set(book.values()))
 

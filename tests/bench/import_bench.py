@@ -76,7 +76,11 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     folder = Path(tempfile.mkdtemp(prefix="lk-bench-"))
     device = Device(folder)
-    sides: dict[str, list[float]] = {"sha256sum + cp + sync": [], "reader + staging + commit": [], "through the daemon": []}
+    sides: dict[str, list[float]] = {
+        "sha256sum + cp + sync": [],
+        "reader + staging + commit": [],
+        "through the daemon": [],
+    }
     try:
         device.start()
         device.trust()
@@ -98,7 +102,11 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     base = sides["sha256sum + cp + sync"]
     rows = [
-        (name, f"{rig.median(times) * 1000:.0f} ms", f"{rig.median([a / b for a, b in zip(times, base, strict=True)]):.2f}")
+        (
+            name,
+            f"{rig.median(times) * 1000:.0f} ms",
+            f"{rig.median([a / b for a, b in zip(times, base, strict=True)]):.2f}",
+        )
         for name, times in sides.items()
     ]
     title = f"Verify and store {size_mb:.0f} MB ({digest}…), {rounds} rounds, medians; {rig.where()}"

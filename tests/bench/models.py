@@ -41,9 +41,7 @@ class Graph:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
-    def conv(
-        self, x: str, into: int, out: int, kernel: int = 1, stride: int = 1, group: int = 1, act: str = ""
-    ) -> str:
+    def conv(self, x: str, into: int, out: int, kernel: int = 1, stride: int = 1, group: int = 1, act: str = "") -> str:
         fan = into // group * kernel * kernel
         filters = self.rng.normal(0, (2 / fan) ** 0.5, (out, into // group, kernel, kernel))
         pad = [kernel // 2] * 4

@@ -19,13 +19,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mjpeg_server import GREYS, MjpegServer
 
 from lenskeep.messages.runner import CameraPlan, CameraState
 from lenskeep.runner import camera as camera_module
 from lenskeep.runner.camera import CaptureThread
 from lenskeep.runner.mailbox import Mailbox, Work
 from lenskeep.runner.sources.synthetic import tick_number
+from tests.mjpeg_server import GREYS, MjpegServer
 
 RTSP_SERVER = Path(__file__).parents[1] / "rtsp_server.py"
 IMPATIENT = {"open_timeout_s": 1.0, "read_timeout_s": 0.5, "frame_age_max_s": 0.4}

@@ -14,9 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from runnerchild import TICKS, RunnerChild, plan, stored
 
 from lenskeep.messages.runner import CameraPlan, Preview, Stop
+from tests.runnerchild import TICKS, RunnerChild, plan, stored
 
 STEADY = CameraPlan(name="cam", source="synthetic:ticks", pace="realtime", fps=200.0)
 

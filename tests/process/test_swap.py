@@ -7,9 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from runnerchild import TICKS, RunnerChild, failing_model, plan, stored, version_score
 
 from lenskeep.messages.runner import Back, Cancel, Hold, Release, Result, Swap, SwapFailed, Swapped
+from tests.runnerchild import TICKS, RunnerChild, failing_model, plan, stored, version_score
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import models
 import msgspec
 import numpy as np
 import onnx
 import pytest
-from models import classifier, facts, finder, finder_facts, picture
 from onnx import TensorProto, helper
 
 from lenskeep.messages.runner import LENGTH_BYTES, FromTrial, TrialPlan, TrialProgress, TrialReport, decoder
 from lenskeep.runner.engine import Engine
+from tests import models
+from tests.models import classifier, facts, finder, finder_facts, picture
 
 
 @dataclass

@@ -34,7 +34,10 @@ def test_the_shipped_file_holds_every_key_at_its_default() -> None:
         ("[[slot]]\nname = 'Main Line'", "slot[0].name: Expected up to 31 lower-case"),
         ("[[slot]]\nname = 'a'\n[[slot]]\nname = 'a'", "slot.name: 'a' is used twice"),
         ("[[slot]]\nname = 'a'\n[[camera]]\nname = 'c'\nslot = 'b'\nsource = 'file:x'", "camera.slot"),
-        ("[[slot]]\nname = 'main'\n[[camera]]\nname = 'c'\nsource = 'telnet://x'", "camera[0].source: Expected v4l2:PATH"),
+        (
+            "[[slot]]\nname = 'main'\n[[camera]]\nname = 'c'\nsource = 'telnet://x'",
+            "camera[0].source: Expected v4l2:PATH",
+        ),
         ("device = 3", "device"),
         ("[device", "TOML"),
     ],

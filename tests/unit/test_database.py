@@ -38,9 +38,7 @@ async def test_a_task_that_rolls_back_takes_nothing_of_another_task_with_it(data
         async with database.write() as tx:
             await tx.run("INSERT INTO counter VALUES (?, 1)", name)
 
-    outcomes = await asyncio.gather(
-        fails(), succeeds("a"), fails(), succeeds("b"), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(fails(), succeeds("a"), fails(), succeeds("b"), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [RuntimeError, type(None), RuntimeError, type(None)]
     assert await count(database) == 2
 

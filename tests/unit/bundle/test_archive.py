@@ -8,7 +8,6 @@ import tarfile
 import tracemalloc
 
 import pytest
-import tinybundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from lenskeep.errors import (
     ManifestError,
     SignerScopeError,
 )
+from tests import tinybundle
 
 GOOD = tinybundle.pack()
 

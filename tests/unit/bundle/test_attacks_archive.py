@@ -7,12 +7,12 @@ import tarfile
 import zipfile
 
 import pytest
-import tinybundle
 from cryptography.hazmat.primitives.asymmetric import utils
 
 from lenskeep.bundle import archive
 from lenskeep.bundle.archive import END, BundleReader, Limits
 from lenskeep.errors import BundleError, BundleFormatError, DigestMismatchError, LimitExceededError, SignatureError
+from tests import tinybundle
 
 FILES = tinybundle.parts()
 GOOD = tinybundle.pack()

@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-import tinybundle
 from onnx import TensorProto, helper, numpy_helper
 
 from lenskeep.bundle import builder, card, draft, exports, golden, recipe
@@ -17,6 +16,7 @@ from lenskeep.bundle.golden import Answer, Answers
 from lenskeep.bundle.manifest import BoxesDecode, ClassifyDecode, YoloEndToEndDecode, YoloRawDecode
 from lenskeep.bundle.onnxcheck import scan
 from lenskeep.errors import BundleFormatError, LimitExceededError, ManifestError, RequestError
+from tests import tinybundle
 
 ULTRALYTICS = {
     "description": "Ultralytics YOLO11n model", "author": "Ultralytics", "version": "8.4.190",

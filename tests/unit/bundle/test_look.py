@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinybundle
 
 from lenskeep.bundle import archive, diff, disk, look, manifest
 from lenskeep.bundle.diff import Change
@@ -19,6 +18,7 @@ from lenskeep.errors import (
     SignatureError,
     UnknownSignerError,
 )
+from tests import tinybundle
 
 GOOD = tinybundle.pack()
 TRUST = tinybundle.trust()

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 import pytest
-import tinybundle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lenskeep.bundle import manifest
 from lenskeep.errors import BundleError, BundleFormatError, ManifestError
+from tests import tinybundle
 
 
 def text_of(facts: dict[str, Any]) -> bytes:

@@ -4,11 +4,11 @@ from typing import Any
 
 import onnx
 import pytest
-import tinybundle
 
 from lenskeep.bundle import disk, manifest
 from lenskeep.bundle.modelcheck import check_model
 from lenskeep.errors import ManifestError, ModelRefusedError
+from tests import tinybundle
 
 
 def parsed(**changes: Any) -> manifest.Manifest:

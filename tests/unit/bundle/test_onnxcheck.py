@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, TensorProto, helper
-from onnxmodels import (
+
+from lenskeep.bundle import onnxcheck
+from lenskeep.bundle.onnxcheck import TensorFacts, scan
+from lenskeep.errors import ModelRefusedError
+from tests.unit.bundle.onnxmodels import (
     OPSETS,
     branch,
     by_hand,
@@ -30,10 +34,6 @@ from onnxmodels import (
     weight,
     with_tensor,
 )
-
-from lenskeep.bundle import onnxcheck
-from lenskeep.bundle.onnxcheck import TensorFacts, scan
-from lenskeep.errors import ModelRefusedError
 
 SAMPLES = sorted((Path(__file__).parents[3] / "scripts/samples/models").glob("*.onnx"))
 

@@ -2,10 +2,10 @@
 
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnxmodels import by_hand, field, model, refuse, sparse, value, weight, with_tensor
 
 from lenskeep.bundle import onnxtensor, protowire
 from lenskeep.bundle.onnxcheck import scan
+from tests.unit.bundle.onnxmodels import by_hand, field, model, refuse, sparse, value, weight, with_tensor
 
 
 @pytest.mark.parametrize("number", onnxtensor.ELEMENT_TYPES)

@@ -4,10 +4,10 @@ import mmap
 import time
 
 import pytest
-from onnxmodels import by_hand, facts_by_onnx, field, model, refuse, varint
 
 from lenskeep.bundle import protowire
 from lenskeep.bundle.onnxcheck import scan
+from tests.unit.bundle.onnxmodels import by_hand, facts_by_onnx, field, model, refuse, varint
 
 
 def test_packed_and_single_dims_are_the_same_shape() -> None:

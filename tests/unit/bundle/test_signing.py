@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinybundle
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 
@@ -18,6 +17,7 @@ from lenskeep.bundle import disk, keys, signing
 from lenskeep.bundle.keys import PrivateKey
 from lenskeep.bundle.signing import SignedFile
 from lenskeep.errors import RequestError, SignatureError
+from tests import tinybundle
 
 FILES = [SignedFile("b", "22" * 32), SignedFile("a/c", "11" * 32)]
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of the group P-256

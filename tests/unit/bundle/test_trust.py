@@ -1,7 +1,6 @@
 """Who may sign which name, and when."""
 
 import pytest
-import tinybundle
 
 from lenskeep.bundle.trust import TrustStore, matches
 from lenskeep.errors import (
@@ -11,6 +10,7 @@ from lenskeep.errors import (
     SignerScopeError,
     UnknownSignerError,
 )
+from tests import tinybundle
 
 GOOD = tinybundle.pack()
 

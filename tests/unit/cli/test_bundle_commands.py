@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinybundle
 
 from lenskeep.bundle import recipe
 from lenskeep.cli.commands import bundle as commands
+from tests import tinybundle
 
 Lenskeep = Callable[..., Any]
 SAMPLES = Path(__file__).parents[3] / "scripts" / "samples"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runnerchild import plan, stored
 
 from lenskeep.messages.runner import BundleRef, FromRunner, SwapFailed
 from lenskeep.runner import priority
@@ -19,6 +18,7 @@ from lenskeep.runner.engine import Engine
 from lenskeep.runner.load import LoadThread
 from lenskeep.runner.release import ReleaseThread
 from lenskeep.runner.swap import Change, Changeover
+from tests.runnerchild import plan, stored
 
 
 class Graveyard(ReleaseThread):

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import facts, manifest
 
 from lenskeep.errors import ManifestError, UnusableOutputError
 from lenskeep.messages.runner import Detection
 from lenskeep.runner.decode.answer import Answer
 from lenskeep.runner.decode.kinds import decoder
 from lenskeep.runner.tensors import Placement
+from tests.models import facts, manifest
 
 NAMES = ["good", "scratched", "missing"]
 AS_IT_IS = Placement(1.0, 1.0, 0, 0, 640, 640)

@@ -10,13 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-import models
 import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from models import classifier, facts, finder, finder_facts, manifest, picture, store
 from onnx import TensorProto, helper
 
 from lenskeep.errors import (
@@ -33,6 +31,8 @@ from lenskeep.messages.runner import BundleRef
 from lenskeep.runner.engine import Cancel, Engine, open_session, session_options
 from lenskeep.runner.sealed import sealed
 from lenskeep.runner.tensors import Prepared
+from tests import models
+from tests.models import classifier, facts, finder, finder_facts, manifest, picture, store
 
 
 def judged(engine: Engine, image: np.ndarray) -> object:

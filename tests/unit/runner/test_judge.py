@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import facts, finder_facts, manifest
 
 from lenskeep.messages.runner import Detection
 from lenskeep.runner.decode.answer import Answer
 from lenskeep.runner.judge import Judge, Judgement
+from tests.models import facts, finder_facts, manifest
 
 
 def classified(*scores: float, **verdict: Any) -> Judgement:

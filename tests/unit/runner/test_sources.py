@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from mjpeg_server import MjpegServer
 
 from lenskeep.errors import CameraFormatError, CameraLostError, CameraMissingError
 from lenskeep.messages.runner import CameraPlan
@@ -22,6 +21,7 @@ from lenskeep.runner.sources.pace import Pace
 from lenskeep.runner.sources.source import is_live, redacted
 from lenskeep.runner.sources.streamclock import StreamClock
 from lenskeep.runner.sources.synthetic import tick_image, tick_number
+from tests.mjpeg_server import MjpegServer
 
 FRAMES = 12
 

@@ -10,13 +10,13 @@ import cv2
 import msgspec
 import numpy as np
 import pytest
-from models import picture
 from numpy.testing import assert_allclose
 
 from lenskeep.bundle.manifest import Input, Kernel
 from lenskeep.errors import CameraFormatError, ManifestError
 from lenskeep.runner.resize import resizer
 from lenskeep.runner.tensors import Preprocessor
+from tests.models import picture
 
 # what torch.nn.functional.interpolate(antialias=True) made of `noise`, in double precision, rounded to bytes
 BY_TORCH = Path(__file__).with_name("antialiased_by_torch.npz")
