@@ -185,7 +185,7 @@ class KeyRevokedError(BundleError):
     """
 
     code = "LK-4005"
-    hint = "Have the bundle signed again with a current key: lenskeep bundle sign FILE --key KEY."
+    hint = "Have it signed again with a current key: lenskeep bundle resign FILE --key KEY --trust OLD.pub."
 
 
 class KeyExpiredError(BundleError):

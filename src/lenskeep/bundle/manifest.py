@@ -54,7 +54,10 @@ class Resize(_Facts, frozen=True, kw_only=True):
 
 
 class Input(_Facts, frozen=True, kw_only=True):
-    """What the model's one image input expects, after `(pixel * scale - mean) / std` per channel."""
+    """What the model's one image input expects, after `(pixel * scale - mean) / std` per channel.
+
+    `frame_px_max` is width, height: larger frames are refused before anything is computed from them.
+    """
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     dtype: Literal["float32", "float16", "uint8"] = "float32"
@@ -307,6 +310,8 @@ def _check_input(spec: Input) -> None:
     _require(spec.shape[0] == 1, "input.shape must have batch size 1")
     _require(spec.channels == (1 if spec.color == "GRAY" else 3), "input.shape does not fit input.color")
     _require(spec.height_px <= 16384 and spec.width_px <= 16384, "input.shape is larger than 16384 pixels")
+    plain = spec.scale == 1.0 and not spec.mean and not spec.std
+    _require(spec.dtype != "uint8" or plain, "input.dtype uint8 takes pixels as they are: no scale, mean or std")
     for field in ("mean", "std"):
         _require(len(getattr(spec, field)) in (0, spec.channels), f"input.{field} needs one number per channel")
 

@@ -20,10 +20,10 @@ from lenskeep.errors import ModelRefusedError
 
 IR_VERSION_MAX = onnxformat.IR_VERSION
 OPSETS_MAX = {
-    "": 27,
+    "": 26,
     "ai.onnx.ml": 5,
     "com.microsoft": 1,
-}  # allowed domain -> newest version; as of onnx 1.22
+}  # allowed domain -> newest version; as onnxruntime 1.31 runs them
 MODEL_BYTES_MAX = (1 << 31) - 1  # where protobuf ends
 NODES_MAX = 100_000
 GRAPH_DEPTH_MAX = 8

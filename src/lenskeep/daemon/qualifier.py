@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -232,10 +232,9 @@ class Child:
     def _died(self, code: int) -> TrialReport:
         """Say what the end of a silent child means, from its exit status."""
         ref = self._plan.bundle.ref
-        cpu_over = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime >= self._plan.cpu_max_s
-        if code == -24 or (code == -9 and cpu_over):  # SIGXCPU
+        if code == -signal.SIGXCPU:
             return self._refused(ModelHungError, f"{ref} used more than {self._plan.cpu_max_s} s of processor time.")
-        if code == -9:
+        if code == -signal.SIGKILL:
             return self._refused(
                 MemoryBudgetError, f"The trial of {ref} was ended by the system, most likely for its memory."
             )

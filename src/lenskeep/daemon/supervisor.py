@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 CRASH_SPAN_S = 60.0
 PREVIEW_S = 5.0
-PROBE_MAX_S = 60.0
+PROBE_MARGIN_S = 10.0
 
 
 class Decider(Protocol):
@@ -251,20 +251,35 @@ class Supervisor:
         """Open a camera in a process of its own and measure it."""
         slot = self._camera_slot(camera)
         entry = next(one for one in self._config.cameras_of(slot) if one.name == camera)
+        if entry.source.startswith("v4l2:") and (seen := self._running(slot, camera)):
+            return seen  # such a camera can be opened once; the line has it
         plan = msgspec.json.encode(camera_plan(entry)).decode()
-        return await self._probe_child("probe", plan, "--seconds", str(seconds))
+        timeout_s = seconds + entry.open_timeout_s + entry.read_timeout_s + PROBE_MARGIN_S
+        return await self._probe_child(timeout_s, "probe", plan, "--seconds", str(seconds))
+
+    def _running(self, slot: str, camera: str) -> dict[str, Any] | None:
+        """Say what the line measures of a camera, when it delivers."""
+        beat = self.processes[slot].beat
+        for state in beat.cameras if beat else ():
+            if state.name == camera and state.state == "running":
+                return {
+                    "camera": camera, "source": "in use by the line", "live": True, "ok": True, "code": "",
+                    "message": "", "hint": "", "fps": state.fps, "width_px": state.width_px,
+                    "height_px": state.height_px, "frames": state.frames,
+                }  # fmt: skip
+        return None
 
     async def list_devices(self) -> list[dict[str, Any]]:
         """Return the cameras that the operating system knows."""
-        return list((await self._probe_child("list")).get("devices", []))
+        return list((await self._probe_child(PROBE_MARGIN_S, "list")).get("devices", []))
 
-    async def _probe_child(self, *words: str) -> dict[str, Any]:
+    async def _probe_child(self, timeout_s: float, *words: str) -> dict[str, Any]:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "lenskeep.runner.probe", *words, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            async with asyncio.timeout(PROBE_MAX_S):
+            async with asyncio.timeout(timeout_s):
                 output, _ = await child.communicate()
         except TimeoutError:
             child.kill()

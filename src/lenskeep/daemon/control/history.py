@@ -55,7 +55,7 @@ class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     since: Sequence | None = None
-    types: Annotated[str, Meta(pattern=r"^[a-z]+(,[a-z]+)*$")] | None = None
+    types: Annotated[str, Meta(pattern=r"^[a-z]+(,[a-z]+)*$(?!\n)")] | None = None
     follow: bool = True
 
 
