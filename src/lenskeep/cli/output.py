@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 import msgspec
 
-from lenskeep.cli.words import Exit, clean, clean_lines, exit_of
+from lenskeep.cli.words import Exit, clean, clean_json, clean_lines, exit_of
 from lenskeep.errors import LenskeepError
 
 STYLES = {"good": "32", "warn": "33", "bad": "31;1", "strong": "1", "dim": "2"}
@@ -74,7 +74,7 @@ class Screen:
     def envelope(self, schema: str, data: Any, warnings: Sequence[str] = ()) -> None:
         """Write the JSON form: additive changes only within a schema's number."""
         said = {"schema": f"lenskeep.{schema}", "data": data, "warnings": list(warnings)}
-        self.line(msgspec.json.encode(said).decode())
+        self.line(clean_json(msgspec.json.encode(said).decode()))
 
 
 def screen_of(context: click.Context) -> Screen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import datetime
 from enum import IntEnum
@@ -31,6 +32,8 @@ from lenskeep.errors import (
     TimedOutError,
     UnknownNameError,
 )
+
+_FAR = re.compile(r"[^\x20-\x7e\n]")
 
 
 class Exit(IntEnum):
@@ -109,6 +112,16 @@ def clean(text: object) -> str:
 def clean_lines(text: str) -> str:
     """Show a stranger's text of several lines; only line breaks and tabs keep their meaning."""
     return "\n".join(clean(line.expandtabs(4)) for line in text.splitlines())
+
+
+def clean_json(text: str) -> str:
+    """Write the same JSON so that a terminal shows it and does not obey it."""
+    return _FAR.sub(lambda match: match[0] if _harmless(match[0]) else _json_escaped(match[0]), text)
+
+
+def _json_escaped(letter: str) -> str:
+    units = letter.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
 
 
 def _harmless(letter: str) -> bool:

@@ -194,6 +194,31 @@ def test_usb_judges_and_changes_nothing(desk, lenskeep, tmp_path):
     assert desk.device.files == []
 
 
+def test_mounted_sticks_are_found_and_system_disks_are_not():
+    from lenskeep.cli.commands.bring import mounted_sticks
+
+    mounts = (
+        "/dev/sda1 / ext4 rw 0 0\n/dev/sdb1 /media/anna/PLANT\\040STICK vfat rw 0 0\n"
+        "/dev/sdc1 /run/media/anna/B exfat ro 0 0\n/dev/sdd1 /mnt/usb vfat rw 0 0\ntmpfs /run/lock tmpfs rw 0 0\n"
+        "/dev/sde1 /mnt2/x ext4 rw 0 0\n"
+    )
+    assert [str(place) for place in mounted_sticks(mounts)] == [
+        "/media/anna/PLANT STICK",
+        "/mnt/usb",
+        "/run/media/anna/B",
+    ]
+
+
+def test_doctor_of_a_dead_service_names_a_wrong_configuration(lenskeep, tmp_path, monkeypatch):
+    place = tmp_path / "device.toml"
+    monkeypatch.setattr("lenskeep.cli.commands.config.PLACE", place)
+    place.write_text("[control]\nprot = 1\n")
+    said = lenskeep("doctor")
+    assert said.code == 1 and "LK-1010" in said.out and "prot" in said.out
+    place.write_text("")
+    assert "is valid" in lenskeep("doctor").out
+
+
 def test_import_with_activate_swaps_it_in(desk, lenskeep, tmp_path):
     (tmp_path / "one.lkb").write_bytes(b"bundle")
     said = lenskeep("import", str(tmp_path / "one.lkb"), "--activate", "--trial", "2m", "--reason", "new lot")
@@ -509,6 +534,7 @@ def test_hostile_names_reach_the_terminal_as_escapes(desk, lenskeep, tmp_path):
         said = lenskeep(*words)
         for text in (said.out, said.err):
             assert not any(letter in text for letter in "\x1b\x07\u202e\u2028\x9b"), words
+        assert not any(letter in lenskeep(*words, "--json").out for letter in "\x1b\x07\u202e\u2028\x9b"), words
     assert "a\\x1b[2J" in lenskeep("models").out
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 import unicodedata
 from datetime import UTC, datetime
 
@@ -46,6 +47,13 @@ def test_strangers_text_is_shown_and_not_obeyed(text, shown):
 @given(st.text(alphabet=st.characters(codec=None)))
 def test_nothing_cleaned_can_steer_a_terminal(text):
     assert not {unicodedata.category(letter) for letter in clean(text)} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_json_for_a_terminal_is_the_same_json_and_steers_nothing(text):
+    written = words.clean_json(json.dumps({"a": text}, ensure_ascii=False))
+    assert json.loads(written) == {"a": text}
+    assert not {unicodedata.category(letter) for letter in written} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def test_every_fault_has_an_exit_code():

@@ -3,10 +3,14 @@
 import asyncio
 import io
 import json
+import random
+import re
 
 import aiohttp
 import pytest
+from yarl import URL
 
+from lenskeep.daemon.control.table import ROUTES
 from tests.pocketdevice import JPEG, PocketDevice, configuration, served
 
 ACTIVATE = {"bundle": "cap-inspect@1.1.0"}
@@ -317,3 +321,51 @@ async def test_configuration_is_shown_without_passwords(device, tmp_path):
         text = await answer.text()
     assert "hunter2" not in text and "admin" not in text.replace('"admin"', "")
     assert "rtsp://***@10.0.0.7/live" in text
+
+
+def _junk(dice: random.Random, deep: int = 3) -> object:
+    kinds = [
+        None, True, 0, -1, 2**63, 1e308, "", "main", "cap-inspect@1.0.0", "x" * 70, "\u202e\x00", "../..",
+        float(dice.random()),
+    ]  # fmt: skip
+    if deep and dice.random() < 0.5:
+        names = [
+            "bundle",
+            "slot",
+            "reason",
+            "held",
+            "pinned",
+            "name",
+            "role",
+            "days",
+            "pem",
+            "patterns",
+            "trial_s",
+            "?",
+        ]
+        if dice.random() < 0.7:
+            return {dice.choice(names): _junk(dice, deep - 1) for _ in range(dice.randrange(4))}
+        return [_junk(dice, deep - 1) for _ in range(dice.randrange(3))]
+    return dice.choice(kinds)
+
+
+async def test_no_junk_is_ever_an_unforeseen_fault(unix, device):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    writing = [route for route in ROUTES if route.body is not None]
+    for _ in range(300):
+        route = dice.choice(writing)
+        place = dice.choice(
+            ["main", "cap-inspect@1.0.0", "%00", "..%2f..", "a%0d%0aX-Evil:%201", "%F0%9F%92%A9", "{x}"]
+        )
+        path = re.sub(r"\{\w+\}", lambda _match, place=place: place, route.path)
+        body = json.dumps(_junk(dice)).encode()
+        request = unix.request(
+            route.method, URL(path, encoded=True), data=body, headers={"Content-Type": "application/json"}
+        )
+        async with request as answer:
+            assert answer.status < 500, (route.path, place, body)
+            assert "X-Evil" not in answer.headers
+            if answer.status >= 400:
+                await problem(answer)

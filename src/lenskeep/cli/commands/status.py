@@ -11,7 +11,7 @@ from lenskeep.cli.client import Client
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import Run, run_of
 from lenskeep.cli.words import Exit, clean, count, milliseconds, moment, plural, size, span
-from lenskeep.errors import LenskeepError, PeerError
+from lenskeep.errors import ConfigError, LenskeepError, PeerError
 from lenskeep.messages.control import Check, LatencyView, SlotView, Status
 from lenskeep.messages.runner import CameraState
 
@@ -214,7 +214,25 @@ def _examine(connect: Callable[[], Client]) -> list[Check]:
         client = connect()
         return [Check(name="service", passed=True, text=f"answers at {client.address}"), *client.health()]
     except PeerError as error:
-        return [Check(name="service", passed=False, text=str(error), code=error.code, hint=error.hint, severity="stop")]
+        return [_failed("service", error), *_configuration_line()]
+
+
+def _configuration_line() -> list[Check]:
+    """Look at the usual reason why a service does not start."""
+    from lenskeep import config
+    from lenskeep.cli.commands.config import PLACE
+
+    if not PLACE.exists():
+        return []
+    try:
+        config.load(PLACE)
+    except ConfigError as error:
+        return [_failed("configuration", error)]
+    return [Check(name="configuration", passed=True, text=f"{PLACE} is valid")]
+
+
+def _failed(name: str, error: LenskeepError) -> Check:
+    return Check(name=name, passed=False, text=str(error), code=error.code, hint=error.hint, severity="stop")
 
 
 def _show_checks(screen: Screen, checks: list[Check]) -> None:
