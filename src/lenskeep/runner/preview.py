@@ -108,5 +108,8 @@ def _draw(image: Image, result: Result, scale: float) -> None:
 
 
 def _write(image: Image, text: str, at: tuple[int, int], size: float, colour: tuple[int, int, int]) -> None:
-    cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
+    # on a plate: OpenCV 5 spaces thick letters wider, so a thick black copy below would not lie under the thin one
+    (width_px, height_px), below_px = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    plate = (at[0] - 3, at[1] - height_px - 3), (at[0] + width_px + 3, at[1] + below_px)
+    cv2.rectangle(image, *plate, (0, 0, 0), cv2.FILLED)
     cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
