@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lenskeep.cli.client import Address, Client
+from lenskeep.cli.client import Client
+from lenskeep.cli.wire import Address
 from lenskeep.daemon.control.table import ROUTES
 from lenskeep.errors import IdempotencyError, NotPermittedError, NotSignedInError, PreconditionError
 from lenskeep.messages.control import ActivationRequest, Operation, TokenRequest
@@ -76,15 +77,15 @@ def test_request_sent_again_after_a_crash_gets_its_first_answer(device: Device) 
     device.settle("1.0.0")
     device.bring("1.1.0")
     body = msgspec.json.encode(ActivationRequest(bundle="cap-inspect@1.1.0"))
-    first = device.client._ask("POST", "/v1/activations", body=body, headers={"Idempotency-Key": "change-4711"})
+    first = device.client._wire.ask("POST", "/v1/activations", body=body, headers={"Idempotency-Key": "change-4711"})
     device.runs("cap-inspect@1.1.0")
     device.kill()
     device.start()
-    second = device.client._ask("POST", "/v1/activations", body=body, headers={"Idempotency-Key": "change-4711"})
+    second = device.client._wire.ask("POST", "/v1/activations", body=body, headers={"Idempotency-Key": "change-4711"})
     assert second == first
     other = msgspec.json.encode(ActivationRequest(bundle="cap-inspect@1.0.0"))
     with pytest.raises(IdempotencyError):
-        device.client._ask("POST", "/v1/activations", body=other, headers={"Idempotency-Key": "change-4711"})
+        device.client._wire.ask("POST", "/v1/activations", body=other, headers={"Idempotency-Key": "change-4711"})
     activations = [entry for entry in device.client.audit(limit=100) if entry.action == "activate"]
     assert len(activations) == 2  # 1.0.0 at first, 1.1.0 once
 

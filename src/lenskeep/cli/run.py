@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from lenskeep.cli.client import Client, fault_of, find_address
+from lenskeep.cli.client import Client
 from lenskeep.cli.output import Progress, Screen
+from lenskeep.cli.wire import fault_of, find_address
 from lenskeep.cli.words import clean, size
 from lenskeep.errors import RequestError
 from lenskeep.messages.control import Operation, SlotView

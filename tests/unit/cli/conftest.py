@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from lenskeep.cli.client import Address, Client
+from lenskeep.cli.client import Client
 from lenskeep.cli.main import run
+from lenskeep.cli.wire import Address
 from tests.pocketdevice import PocketDevice, configuration, served
 
 

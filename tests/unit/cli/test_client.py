@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from lenskeep.cli.client import Address, Client, fault_of, find_address
+from lenskeep.cli.client import Client
+from lenskeep.cli.wire import Address, fault_of, find_address
 from lenskeep.errors import (
     DaemonUnreachableError,
     LenskeepError,
@@ -42,7 +43,7 @@ def test_fault_comes_back_as_itself_with_its_words(desk):
 
 def test_hint_of_the_device_counts_before_the_client_s_own(desk):
     with pytest.raises(UnknownNameError) as caught:
-        desk.client._get("/v1/nothing", dict)
+        desk.client._wire.get("/v1/nothing", dict)
     assert caught.value.hint == "GET /v1 lists what there is."
 
 
@@ -162,7 +163,7 @@ def test_silent_service_is_given_up(tmp_path, monkeypatch):
         listener.bind(str(path))
         listener.listen()
         with pytest.raises(DaemonUnreachableError, match="did not answer in time"):
-            Client(Address(path=path))._ask("GET", "/v1/status", timeout_s=0.05)
+            Client(Address(path=path))._wire.ask("GET", "/v1/status", timeout_s=0.05)
 
 
 def test_socket_that_may_not_be_opened_says_how_to_be_let_in(desk, monkeypatch):
@@ -198,7 +199,7 @@ def test_what_is_no_address_is_refused(named):
 
 
 def test_own_service_is_found_and_its_absence_explained(tmp_path, monkeypatch):
-    monkeypatch.setattr("lenskeep.cli.client.SYSTEM_SOCKET", tmp_path / "system.sock")
+    monkeypatch.setattr("lenskeep.cli.wire.SYSTEM_SOCKET", tmp_path / "system.sock")
     own = tmp_path / "lenskeep" / "lenskeep.sock"
     with pytest.raises(DaemonUnreachableError, match=r"no socket at .*system\.sock and .*lenskeep\.sock"):
         find_address(None, {"XDG_RUNTIME_DIR": str(tmp_path)})

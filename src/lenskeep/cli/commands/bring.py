@@ -189,7 +189,11 @@ def _new_files(run: Run, client: Client, folder: Path) -> list[Path]:
 
 
 def _import_one(run: Run, client: Client, file: Path) -> Bundle:
-    operation = client.upload(file, run.transfer(f"Verifying and storing {clean(file.name)}"))
+    try:
+        operation = client.upload(file, run.transfer(f"Verifying and storing {clean(file.name)}"))
+    except KeyboardInterrupt:
+        run.screen.note(f"\n{clean(file.name)} was not stored; what runs goes on.")
+        raise
     run.follow(client, operation)
     return client.bundle(operation.subject).bundle
 

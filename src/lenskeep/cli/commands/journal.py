@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from lenskeep.cli.client import fault_of
 from lenskeep.cli.options import slot_option
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
+from lenskeep.cli.wire import fault_of
 from lenskeep.cli.words import EXIT_OF, clean, clean_lines, moment, nearest, short
 from lenskeep.errors import LenskeepError, UnknownNameError, fault_book
 from lenskeep.messages.control import AuditEntry, Deployment, Event, Operation
