@@ -35,10 +35,11 @@ class VideoSource:
         self._pace = Pace(self.fps if plan.pace == "realtime" else 0.0, stop)
 
     def read(self) -> Image | None:
+        # after the tick, as with a camera: decoding ahead would take the core from the inference of the frame before
+        if not self._pace.wait():
+            return None
         image = self._decode()
-        if image is None and self._loop:
-            image = self._begin_again()
-        return image if image is not None and self._pace.wait() else None
+        return self._begin_again() if image is None and self._loop else image
 
     def close(self) -> None:
         self._capture.release()
