@@ -8,6 +8,7 @@ Commands are imported only when they are used, so that each starts quickly. Ever
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -177,6 +178,9 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
 
 def main() -> None:
     """Be the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter still gets the line
     if "_LENSKEEP_COMPLETE" in os.environ:
         root.main(prog_name="lenskeep", complete_var="_LENSKEEP_COMPLETE")
     try:

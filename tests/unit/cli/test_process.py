@@ -48,6 +48,13 @@ def test_terminal_gets_colour_and_no_color_takes_it_away(desk):
         assert b"RUNNING" in text
 
 
+def test_terminal_that_lacks_a_letter_gets_the_line_all_the_same(desk):
+    environment = os.environ | {"LENSKEEP_DEVICE": str(desk.socket), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*COMMAND, "status"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1280\\xd7720" in done.stdout
+
+
 def test_ctrl_c_while_waiting_leaves_the_work_running(desk):
     desk.device.operation_delay_s = 60
     environment = os.environ | {"LENSKEEP_DEVICE": str(desk.socket)}
