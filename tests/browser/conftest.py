@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, TimeoutError, sync_playwright
 
 from lenskeep.messages.control import Role, TokenRequest
 from tests.device import Device
@@ -93,9 +93,15 @@ class Visit:
         self.address = address
         self.requests: list[str] = []
         self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.event_requests: list[dict[str, str]] = []  # the headers of each
+        self.page.on("request", self._note)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda said: self.complaints.append(said.text) if "Content" in said.text else None)
+
+    def _note(self, request: Request) -> None:
+        self.requests.append(request.url)
+        if request.url.endswith("/v1/events"):
+            self.event_requests.append(request.headers)
 
     def open(self, fragment: str = "") -> Visit:
         """Load the page and wait until the device has answered."""

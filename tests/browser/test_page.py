@@ -77,6 +77,17 @@ def test_device_without_a_model_says_the_next_step(fresh: MakeDevice, visit: Mak
     tab.models().shows("#models-empty", "No model yet")
 
 
+def test_each_of_several_slots_can_be_looked_at(fresh: MakeDevice, visit: MakeVisit) -> None:
+    more = '[[slot]]\nname = "side"\n[[camera]]\nname = "cam-2"\nslot = "side"\nsource = "synthetic:ticks"'
+    tab = visit(fresh(more=more))
+    names = tab.page.locator("#slot-choice option").evaluate_all("all => all.map(one => one.value)")
+    assert sorted(names) == ["main", "side"]
+    for name in names:
+        tab.page.select_option("#slot-choice", name)
+        tab.shows("#slot-title", f"Slot {name}")
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 1024
+
+
 def test_hostile_words_in_a_bundle_stay_words(fresh: MakeDevice, visit: MakeVisit) -> None:
     device = fresh()
     score = runnerchild.version_score("1.0.0")
@@ -241,6 +252,7 @@ def test_page_says_that_the_daemon_is_gone_and_comes_back_with_it(fresh: MakeDev
     tab.page.get_by_text("RUNNING", exact=True).wait_for()
     newest = tab.page.locator("#strip li").last.get_attribute("data-key")
     tab.page.wait_for_selector(f'#strip li:last-child:not([data-key="{newest}"])')
+    assert "last-event-id" in tab.event_requests[-1]  # it went on where it had been
 
 
 # --- for everybody ----------------------------------------------------------------------------------------------------

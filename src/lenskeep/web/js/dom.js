@@ -26,6 +26,11 @@ export function icon(name) {
   return svg("svg", { class: "icon", "aria-hidden": "true" }, svg("use", { href: `#i-${name}` }));
 }
 
+/** A sentence of the device with its `commands` set apart, as nodes. */
+export function sentence(text) {
+  return text.split("`").map((part, i) => (i % 2 ? h("code", {}, part) : part));
+}
+
 /** Set text when it differs, so that a screen reader hears changes and the layout rests. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;

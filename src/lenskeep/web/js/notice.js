@@ -1,7 +1,7 @@
 // What came of an action, in the device's own words: code, sentence, fix, and what goes on unchanged.
 
 import { slot } from "./device.js";
-import { byId, h, show } from "./dom.js";
+import { byId, h, sentence, show } from "./dom.js";
 import { plain, t } from "./text.js";
 
 /** A fault as people read it; `problem` has code, title, detail or message, hint. */
@@ -19,8 +19,8 @@ export function problemNode(problem, { unchanged = false } = {}) {
       problem.code ? " " : null,
       h("b", { lang: problem.code ? "en" : null }, title || detail),
     ),
-    title && detail && detail !== title ? h("p", { lang: "en" }, detail) : null,
-    problem.hint ? h("p", {}, h("b", {}, t("problem.fix")), " ", h("span", { lang: "en" }, plain(problem.hint))) : null,
+    title && detail && detail !== title ? h("p", { lang: "en" }, ...sentence(detail)) : null,
+    problem.hint ? h("p", {}, h("b", {}, t("problem.fix")), " ", h("span", { lang: "en" }, ...sentence(plain(problem.hint)))) : null,
     running ? h("p", { class: "small" }, t("problem.unchanged", { ref: plain(running) })) : null,
     problem.code ? h("p", { class: "small" }, t("problem.more"), " ", h("code", {}, `lenskeep explain ${plain(problem.code, 20)}`)) : null,
   );

@@ -1,7 +1,7 @@
 // What somebody should do now: nothing, or a list with the worst first.
 
-import { state } from "./device.js";
-import { byId, h, icon, keep, mark, say, show } from "./dom.js";
+import { stale, state } from "./device.js";
+import { byId, h, icon, keep, mark, say, sentence, show } from "./dom.js";
 import { known, plain, t } from "./text.js";
 
 const ORDER = ["stop", "fault", "warn", "info", "ok"];
@@ -14,7 +14,7 @@ export function paint() {
   faults.sort((one, other) => ORDER.indexOf(one.severity) - ORDER.indexOf(other.severity));
   show(byId("todo-none"), faults.length === 0);
   mark(byId("todo"), "data-worst", faults[0]?.severity);
-  if (!faults.length) say(byId("todo-none"), t(status ? "todo.none" : "wait"));
+  if (!faults.length) say(byId("todo-none"), t(stale() ? "todo.unknown" : status ? "todo.none" : "wait"));
   keep(byId("todo-list"), faults, (one) => `${one.code}|${one.name}|${one.text}|${one.severity}`, item, () => {});
 }
 
@@ -26,9 +26,9 @@ function item(one) {
     h(
       "div",
       {},
-      h("p", {}, h("b", {}, known("severity", one.severity)), " · ", plain(one.name, 60), one.code ? " · " : "", one.code ? h("code", {}, plain(one.code, 20)) : ""),
-      h("p", { lang: "en" }, plain(one.text)),
-      one.hint ? h("p", {}, h("b", {}, t("problem.fix")), " ", h("span", { lang: "en" }, plain(one.hint))) : "",
+      h("p", {}, h("b", {}, known("severity", one.severity)), ` · ${plain(one.name, 60)}`, one.code ? " · " : "", one.code ? h("code", {}, plain(one.code, 20)) : ""),
+      h("p", { lang: "en" }, ...sentence(plain(one.text))),
+      one.hint ? h("p", {}, h("b", {}, t("problem.fix")), " ", h("span", { lang: "en" }, ...sentence(plain(one.hint)))) : "",
     ),
   );
 }
