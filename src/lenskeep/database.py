@@ -115,7 +115,7 @@ async def _prepare(connection: aiosqlite.Connection, synchronous: str) -> None:
         "journal_mode=WAL",
         f"synchronous={synchronous}",
         "foreign_keys=ON",
-        "cache_size=-1024",
+        "cache_size=-256",
         "wal_autocheckpoint=256",
         "journal_size_limit=4194304",
     ):

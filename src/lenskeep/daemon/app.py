@@ -22,7 +22,6 @@ from lenskeep.daemon.activator import Activator
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
 from lenskeep.daemon.events import Events
-from lenskeep.daemon.exposition import Exposition
 from lenskeep.daemon.health import Health
 from lenskeep.daemon.importer import Importer
 from lenskeep.daemon.metrics import Metrics
@@ -32,6 +31,7 @@ from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
 from lenskeep.daemon.recovery import Recovery
+from lenskeep.daemon.scrape import Scrape
 from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.systemd import Notifier
@@ -82,7 +82,7 @@ async def serve(
         rooms = Rooms(
             operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
             supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
-            metrics=Exposition(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
+            metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
         )  # fmt: skip
 
         await metrics.load(names)

@@ -33,8 +33,8 @@ class Events:
         """Say whether anybody listens; results need not be built otherwise."""
         return bool(self._listeners)
 
-    def publish(self, type_: Type, data: Any) -> None:
-        """Tell everybody that something happened."""
+    def publish(self, type_: Type, data: Any, *, keep: bool = True) -> None:
+        """Tell everybody that something happened; what passes at once (results, progress) is not kept."""
         self._sequence += 1
         event = Event(
             sequence=self._sequence,
@@ -42,7 +42,7 @@ class Events:
             at=rfc3339(self._clock.now_s()),
             data=data,
         )
-        if type_ != "result":
+        if keep:
             self._kept.append(event)
         for queue in self._listeners:
             if queue.full():

@@ -33,7 +33,7 @@ from lenskeep.registry.bundles import StoredBundle
 
 log = logging.getLogger(__name__)
 
-FEED_BYTES = 1 << 20
+FEED_BYTES = 1 << 18
 UNKNOWN_SIZE_BYTES = 64 << 20
 
 

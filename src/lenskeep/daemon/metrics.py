@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
 LIVE_S = 60.0
-RESULTS_KEPT = 2000
+RESULTS_KEPT = 1000
 
 
 class SlotCounts:
@@ -98,7 +98,7 @@ class Metrics:
             span.misses += 1
         counts.recent.append(result)
         if self._events.watched:
-            self._events.publish("result", {"slot": slot, "result": result_view(result)})
+            self._events.publish("result", {"slot": slot, "result": result_view(result)}, keep=False)
 
     def position(self, slot: str) -> tuple[str, int]:
         """Return the run and the last result counted, durable or not."""

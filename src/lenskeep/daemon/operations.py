@@ -82,7 +82,7 @@ class Operations:
             return
         changed = msgspec.structs.replace(current, progress=Progress(stage=stage, done=done, total=total, unit=unit))
         self._known[operation_id] = changed
-        self._events.publish("operation", changed)
+        self._events.publish("operation", changed, keep=False)
 
     async def succeed(self, operation_id: str, result: Any) -> None:
         """Finish well."""
