@@ -10,24 +10,27 @@ import ctypes
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
 import threading
+from collections import deque
 from enum import IntEnum
 from pathlib import Path
 
 import msgspec
 
-from lenskeep.messages.runner import SlotPlan
+from lenskeep.messages.runner import BundleRef, FromRunner, SlotPlan
 from lenskeep.runner.libraries import settle_libraries
+from lenskeep.runner.nudge import Nudge
 from lenskeep.runner.reporter import STUCK_EXIT, ReporterThread
 from lenskeep.runner.ring import ResultRing
+from lenskeep.runner.sealed import ReadAhead
 from lenskeep.runner.wire import SocketTakenError, listen
 
 log = logging.getLogger("lenskeep.runner")
 
+NEWS_MAX = 1000  # kept for a daemon that is away
 PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 SWITCH_S = 0.0005  # how long the loop may wait when the interpreter's lock was offered to a thread that does not run
@@ -69,7 +72,7 @@ def main(arguments: list[str]) -> ExitCode:
     _name_process(plan.slot)
     threading.excepthook = _end_at_fault
     try:
-        serve(plan, server, ResultRing(secrets.token_hex(8), plan.result_ring))
+        serve(plan, server, ResultRing(os.urandom(8).hex(), plan.result_ring))
     finally:
         Path(plan.socket_path).unlink(missing_ok=True)
     return ExitCode.OK
@@ -77,12 +80,24 @@ def main(arguments: list[str]) -> ExitCode:
 
 def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     """Build the parts and run the loop in this thread until it is told to stop."""
+    bundle = plan.bundle
+    ahead = bundle and _read_ahead(bundle)
     settle_libraries()
-    from lenskeep.runner.line import Line  # heavy: OpenCV and ONNX Runtime
+    from lenskeep.runner.release import ReleaseThread
+    from lenskeep.runner.swap import Changeover
 
-    line = Line(plan, ring)
-    reporter = ReporterThread(server, ring, line)
-    signal.set_wakeup_fd(reporter.wake_write)
+    news: deque[FromRunner] = deque(maxlen=NEWS_MAX)
+    releases = ReleaseThread()
+    releases.start()
+    changeover = Changeover(plan, news, releases)
+    if bundle and ahead:
+        changeover.start(bundle, ahead)
+    from lenskeep.runner.line import Line  # while the first version loads, which does not hold the interpreter
+
+    nudge = Nudge()
+    line = Line(plan, ring, changeover, news, nudge)
+    reporter = ReporterThread(server, ring, line, nudge)
+    signal.set_wakeup_fd(nudge.writer)
     signal.signal(signal.SIGTERM, lambda *_: line.stop())
     signal.signal(signal.SIGINT, lambda *_: line.stop())
     line.start()
@@ -95,6 +110,12 @@ def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     line.close()
     reporter.finish()
     log.info("slot %s: ended after %d frames", plan.slot, line.loop.judged)
+
+
+def _read_ahead(bundle: BundleRef) -> ReadAhead:
+    if bundle.prepared_path:
+        return ReadAhead(bundle.prepared_path, bundle.prepared_sha256)
+    return ReadAhead(bundle.model_path, bundle.model_sha256)
 
 
 def _name_process(slot: str) -> None:

@@ -38,7 +38,7 @@ from lenskeep.runner.decode.answer import Answer, Raw
 from lenskeep.runner.decode.kinds import decoder
 from lenskeep.runner.judge import Judge, Judgement
 from lenskeep.runner.resize import Image
-from lenskeep.runner.sealed import Aside, SealedModel, sealed
+from lenskeep.runner.sealed import Aside, Reader, SealedModel, sealed
 from lenskeep.runner.tensors import Placement, Prepared, Preprocessor
 
 PROVIDERS = {
@@ -93,7 +93,13 @@ class Engine:
 
     @classmethod
     def load(
-        cls, ref: BundleRef, *, threads: int, cancel: Cancel | None = None, aside: Aside = contextlib.nullcontext
+        cls,
+        ref: BundleRef,
+        *,
+        threads: int,
+        cancel: Cancel | None = None,
+        aside: Aside = contextlib.nullcontext,
+        read: Reader = sealed,
     ) -> Engine:
         """Build the session of one stored version, from the prepared model when there is a sound one.
 
@@ -108,10 +114,10 @@ class Engine:
         note = ""
         if ref.prepared_path:
             try:
-                return cls(ref, manifest, _prepared_session(ref, manifest, threads, cancel, aside), "")
+                return cls(ref, manifest, _prepared_session(ref, manifest, threads, cancel, aside, read), "")
             except (BlobDamagedError, StorageError, IncompatibleError) as error:
                 note = f"The prepared model was not used: {error}"
-        with sealed(ref.model_path, ref.model_sha256, aside) as model:
+        with read(ref.model_path, ref.model_sha256, aside) as model:
             session = open_session(model, manifest, session_options(threads), cancel, aside)
         return cls(ref, manifest, session, note)
 
@@ -164,11 +170,11 @@ class Engine:
 
 
 def _prepared_session(
-    ref: BundleRef, manifest: Manifest, threads: int, cancel: Cancel | None, aside: Aside
+    ref: BundleRef, manifest: Manifest, threads: int, cancel: Cancel | None, aside: Aside, read: Reader
 ) -> ort.InferenceSession:
     options = session_options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # done when it was prepared
-    with sealed(ref.prepared_path, ref.prepared_sha256, aside) as model:
+    with read(ref.prepared_path, ref.prepared_sha256, aside) as model:
         return open_session(model, manifest, options, cancel, aside)
 
 

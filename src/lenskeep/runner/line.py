@@ -26,14 +26,13 @@ from lenskeep.messages.runner import (
 from lenskeep.runner.camera import CaptureThread
 from lenskeep.runner.loop import Loop
 from lenskeep.runner.mailbox import Mailbox
+from lenskeep.runner.nudge import Nudge
 from lenskeep.runner.preview import PreviewDesk
-from lenskeep.runner.release import ReleaseThread
 from lenskeep.runner.ring import ResultRing
 from lenskeep.runner.swap import Changeover
 
 log = logging.getLogger(__name__)
 
-NEWS_MAX = 1000  # kept for a daemon that is away
 WATCH_S = 0.5
 PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -41,29 +40,25 @@ PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 2**20
 class Line:
     """Builds the parts in the order of a frame's way; `start` sets them in motion, `loop.run` judges."""
 
-    def __init__(self, plan: SlotPlan, ring: ResultRing) -> None:
-        self.news: deque[FromRunner] = deque(maxlen=NEWS_MAX)
+    def __init__(
+        self, plan: SlotPlan, ring: ResultRing, changeover: Changeover, news: deque[FromRunner], nudge: Nudge
+    ) -> None:
+        self.news = news
         self.pictures: dict[str, Picture] = {}
         self._plan = plan
         self._run = ring.run
-        self._releases = ReleaseThread()
-        self._changeover = Changeover(plan, self.news, self._releases)
+        self._changeover = changeover
         self._mailbox = Mailbox()
         self._preview = PreviewDesk(self.pictures)
-        self.loop = Loop(
-            self._mailbox, self._changeover, ring, self._preview, self.news, plan.uncertain_errors_max
-        )
+        self.loop = Loop(self._mailbox, changeover, ring, self._preview, news, nudge, plan.uncertain_errors_max)
         self._cameras = [CaptureThread(camera, self._mailbox, self.loop.stage) for camera in plan.cameras]
         self._watch_due_s = 0.0
         self._progress = (0, 0)
 
     def start(self) -> None:
-        """Begin to load and to capture."""
-        if self._plan.bundle is not None:
-            self._changeover.start(self._plan.bundle)
+        """Begin to capture."""
         for camera in self._cameras:
             camera.start()
-        self._releases.start()
 
     def close(self) -> None:
         """Let cameras and files go; called when the loop has ended."""

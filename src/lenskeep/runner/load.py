@@ -16,6 +16,7 @@ from lenskeep.errors import LenskeepError, SwapRefusedError
 from lenskeep.messages.runner import BundleRef
 from lenskeep.runner import priority
 from lenskeep.runner.engine import Cancel, Engine
+from lenskeep.runner.sealed import Reader, sealed
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class LoadThread(threading.Thread):
         *,
         lowered: bool,
         done: Callable[[LoadThread, Engine | None, LenskeepError | None], None],
+        read: Reader = sealed,
     ) -> None:
         super().__init__(name=f"load {bundle.ref}", daemon=True)
         self.op = op
@@ -45,6 +47,7 @@ class LoadThread(threading.Thread):
         self.begun_s = time.monotonic()
         self._threads = threads
         self._done = done
+        self._read = read
         self._cancel = Cancel()
 
     def cancel(self) -> None:
@@ -86,10 +89,13 @@ class LoadThread(threading.Thread):
             priority.restore(threading.get_native_id())
 
     def _load(self) -> Engine:
-        engine = Engine.load(self.bundle, threads=self._threads, cancel=self._cancel, aside=self._aside)
+        engine = Engine.load(
+            self.bundle, threads=self._threads, cancel=self._cancel, aside=self._aside, read=self._read
+        )
         if engine.note:
             log.warning("%s: %s", self.bundle.ref, engine.note)
-        engine.warm(WARM_RUNS, self._aside)
+        if self.op:  # the first version of a process is warmed by its first frame, which nobody else has to wait for
+            engine.warm(WARM_RUNS, self._aside)
         if self._threads > 1:
             priority.restore_pool_threads()
         return engine

@@ -17,6 +17,7 @@ from lenskeep.errors import ErrorRateGateError, InferenceError, LenskeepError
 from lenskeep.messages.runner import FromRunner, Result, Swapped
 from lenskeep.runner.engine import Engine
 from lenskeep.runner.mailbox import Mailbox, Work
+from lenskeep.runner.nudge import Nudge
 from lenskeep.runner.preview import PreviewDesk
 from lenskeep.runner.resize import Image
 from lenskeep.runner.ring import ResultRing
@@ -56,6 +57,7 @@ class Loop:
         ring: ResultRing,
         preview: PreviewDesk,
         news: deque[FromRunner],
+        nudge: Nudge,
         errors_max: int,
     ) -> None:
         self.judged = 0  # also the sequence number of the last result
@@ -66,6 +68,7 @@ class Loop:
         self._keep = ring.append
         self._preview = preview
         self._news = news
+        self._nudge = nudge
         self._errors_max = errors_max
         self._newcomer: Newcomer | None = None
         self._last_ns = 0
@@ -159,6 +162,7 @@ class Loop:
 
     def _report(self, newcomer: Newcomer, now_ns: int) -> None:
         """Tell the daemon of an exchange, with the first result that followed it."""
+        self._nudge.give()
         if newcomer.reported:
             return
         newcomer.reported = True

@@ -18,6 +18,7 @@ from collections import deque
 from typing import Protocol
 
 from lenskeep.messages.runner import Acknowledge, Beat, FromRunner, Picture, Results, Stop, ToRunner
+from lenskeep.runner.nudge import Nudge
 from lenskeep.runner.ring import ResultRing
 from lenskeep.runner.wire import Channel, HungUpError
 
@@ -54,13 +55,13 @@ class Served(Protocol):
 class ReporterThread(threading.Thread):
     """Serves the slot's socket until `finish`."""
 
-    def __init__(self, server: socket.socket, ring: ResultRing, served: Served) -> None:
+    def __init__(self, server: socket.socket, ring: ResultRing, served: Served, nudge: Nudge) -> None:
         super().__init__(name="reporter", daemon=True)
         self._server = server
         self._ring = ring
         self._served = served
         self._channel: Channel | None = None
-        self._wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._nudge = nudge
         self._finishing = False
         self._stop_by_s = 0.0
         self._beat_due_s = 0.0
@@ -81,7 +82,7 @@ class ReporterThread(threading.Thread):
     def finish(self) -> None:
         """Send what is left and end; called when the loop has ended. Cost: waits FLUSH_MAX_S at most."""
         self._finishing = True
-        os.write(self.wake_write, b"\0")
+        self._nudge.give()
         self.join(2 * FLUSH_MAX_S)
 
     # --- hearing --------------------------------------------------------------------------------------------------
@@ -89,14 +90,14 @@ class ReporterThread(threading.Thread):
     def _wait(self) -> None:
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._nudge, select.POLLIN)
         if self._channel is not None:
             wanted = select.POLLIN | (select.POLLOUT if self._channel.waiting else 0)
             poll.register(self._channel, wanted)
         for descriptor, _ in poll.poll(1000 * self._tick_s()):
             if descriptor == self._server.fileno():
                 self._accept()
-            elif descriptor == self._wake_read:
+            elif descriptor == self._nudge.fileno():
                 self._wake()
             else:
                 self._listen()
@@ -105,7 +106,7 @@ class ReporterThread(threading.Thread):
         return BUSY_TICK_S if time.monotonic() < self._busy_until_s else IDLE_TICK_S
 
     def _wake(self) -> None:
-        if signal.SIGTERM in os.read(self._wake_read, 64):
+        if {signal.SIGTERM, signal.SIGINT} & set(self._nudge.take()):
             self._stop()
 
     def _stop(self) -> None:
@@ -121,6 +122,7 @@ class ReporterThread(threading.Thread):
         self._channel = Channel(connection)
         self._ring.rewind()
         self._beat_due_s = 0.0
+        self._busy_until_s = time.monotonic() + BUSY_S  # a slot that starts has its first result any moment
         log.info("daemon connected, %d results to send", len(self._ring))
 
     def _listen(self) -> None:

@@ -19,6 +19,7 @@ from lenskeep.messages.runner import BundleRef, FromRunner, SlotPlan, SwapFailed
 from lenskeep.runner.engine import Engine
 from lenskeep.runner.load import LoadThread
 from lenskeep.runner.release import ReleaseThread
+from lenskeep.runner.sealed import Reader, sealed
 
 log = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ class Changeover:
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
-    def start(self, bundle: BundleRef) -> None:
+    def start(self, bundle: BundleRef, read: Reader = sealed) -> None:
         """Load the slot's first version; nothing runs yet that it could disturb."""
-        self._begin(LoadThread("", bundle, self._plan.threads, lowered=False, done=self._loaded))
+        self._begin(LoadThread("", bundle, self._plan.threads, lowered=False, done=self._loaded, read=read))
 
     def swap(self, op: str, bundle: BundleRef) -> None:
         """Prepare a version and exchange to it; at once when it is here already."""
