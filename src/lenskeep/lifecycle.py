@@ -105,6 +105,7 @@ SLOT_TRANSITIONS: dict[SlotState, dict[SlotEvent, SlotState]] = {
     },
     S.ROLLED_BACK: {
         V.SWAP_ASKED: S.SWAPPING,
+        V.CONFIRMED: S.SETTLED,  # somebody has seen it and says that what runs now is right
         V.ROLLBACK_ASKED: S.ROLLED_BACK,
         V.RUNNER_CRASHED: S.ROLLED_BACK,
         V.CRASH_LOOP: S.ROLLED_BACK,

@@ -312,3 +312,36 @@ def test_a_camera_that_is_missing_stops_the_verdict_by_name_and_comes_back(make_
     pictures.mkdir()
     (pictures / "1.png").write_bytes(tinybundle.png())
     device.runs("cap-inspect@1.0.0")
+
+
+def test_an_orderly_restart_in_probation_goes_on_with_the_new_version(make_device: MakeDevice) -> None:
+    device = make_device(probation_s=3.0)
+    device.start()
+    device.trust()
+    device.settle("1.0.0")
+    device.bring("1.1.0")
+    device.activate("1.1.0")
+    device.kill(signal.SIGTERM)
+    device.start()
+    device.runs("cap-inspect@1.1.0", "settled")
+
+
+def test_power_lost_in_probation_comes_back_with_the_previous_version(make_device: MakeDevice) -> None:
+    device = make_device(probation_s=60.0)
+    device.start()
+    device.trust()
+    device.bring("1.0.0")
+    device.activate("1.0.0")
+    device.client.confirm(None)
+    device.bring("1.1.0")
+    device.activate("1.1.0")
+    pid = device.runner_pid()
+    device.kill()
+    os.kill(pid, signal.SIGKILL)
+    for path in (device.folder / "run").iterdir():  # a reboot empties it
+        path.unlink()
+    device.start()
+    slot = device.runs("cap-inspect@1.0.0", "rolled_back")
+    assert slot.reason.startswith("LK-8106")
+    device.client.confirm(None)  # seen, and what runs now is right
+    assert device.client.status().verdict == "RUNNING"

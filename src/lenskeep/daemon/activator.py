@@ -74,6 +74,12 @@ class Activator:
         slot = await self._book.get(name)
         if slot.active == bundle.id and slot.state != SlotState.SWAPPING:
             raise ConflictError(f"{bundle.ref} is already active in slot {name}.")
+        if slot.state in (SlotState.PROBATION, SlotState.SWAPPING):
+            busy = "is being exchanged" if slot.state == SlotState.SWAPPING else "has not proved its new version yet"
+            raise ConflictError(
+                f"Slot {name} {busy}. Nothing was changed.",
+                hint="Keep the new version with `lenskeep confirm`, or take it back with `lenskeep rollback`.",
+            )
         operation = await self._operations.begin("activate", bundle.ref, by)
         try:
             await self._book.wish(name, bundle, request, by, operation.id)
@@ -123,7 +129,7 @@ class Activator:
         async def work() -> dict[str, Any]:
             async with self._book.changing[name]:
                 now = await self._book.get(name)
-                swapped = await self._go_back(now, SlotEvent.ROLLBACK_ASKED, by, reason or "asked for", operation.id)
+                swapped = await self._go_back(now, SlotEvent.ROLLBACK_ASKED, by, reason, operation.id)
             return {"bundle": swapped.bundle, "interval_ms": swapped.interval_ms}
 
         self._operations.spawn(operation.id, work)
@@ -132,7 +138,7 @@ class Activator:
     async def _cancel(self, slot: StoredSlot, by: str, reason: str) -> Operation:
         """Take back a wish that has not been carried out yet."""
         operation = await self._operations.begin("rollback", slot.name, by)
-        if await self._book.unwish(slot, SlotEvent.ROLLBACK_ASKED, by, reason or "asked for"):
+        if await self._book.unwish(slot, SlotEvent.ROLLBACK_ASKED, by, reason):
             self._supervisor.process(slot.name).say(Cancel(op=slot.operation))
             fault = SwapRefusedError("The activation was taken back before the exchange. What runs goes on.")
             await self._operations.fail(slot.operation, fault)

@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 REGISTRY_SCHEMA = "lenskeep.registry.schema"
 METRICS_SCHEMA = "lenskeep.registry.metrics_schema"
 EVENTS_PER_START = 1_000_000
+START, ORDERLY_STOP = "start", "orderly stop"  # counters: a start whose number was noted ended orderly
 
 
 async def serve(
@@ -60,7 +61,8 @@ async def serve(
         windows = await stack.enter_async_context(_open_or_renew(places.metrics, METRICS_SCHEMA, clock, notes))
         async with database.write() as tx:
             await slots.ensure(tx, names, at_ms=clock.now_ms())
-            start = await journal.count_up(tx, "start")
+            orderly = await journal.noted(tx, ORDERLY_STOP) == await journal.noted(tx, START)
+            start = await journal.count_up(tx, START)
             prepared = await bundles.prepared_files(tx)
 
         tasks = asyncio.TaskGroup()
@@ -74,7 +76,7 @@ async def serve(
         metrics = Metrics(windows, events, clock, config.metrics)
         supervisor = Supervisor(config, places, plans, metrics, events, clock, head_starts)
         book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
-        recovery = Recovery(book, operations)
+        recovery = Recovery(book, operations, after_orderly_stop=orderly)
         activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation)
         health = Health(database, blobs, clock, notes)
         device = config.device.name or platform.node()
@@ -97,7 +99,7 @@ async def serve(
                 tasks.create_task(metrics.run(), name="metrics")
                 tasks.create_task(qualifier.resume("device"), name="resume")
                 tasks.create_task(_feed_watchdog(supervisor, notifier), name="watchdog")
-                tasks.create_task(_stop_orderly(stop, supervisor, metrics, notifier), name="stop")
+                tasks.create_task(_stop_orderly(stop, supervisor, metrics, database, notifier), name="stop")
                 notifier.ready("serving")
                 gc.collect()
                 gc.freeze()
@@ -116,12 +118,16 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-async def _stop_orderly(stop: asyncio.Event, supervisor: Supervisor, metrics: Metrics, notifier: Notifier) -> None:
+async def _stop_orderly(
+    stop: asyncio.Event, supervisor: Supervisor, metrics: Metrics, database: Database, notifier: Notifier
+) -> None:
     """Wait for the signal, end the runners while they are still heard, and leave."""
     await stop.wait()
     notifier.stopping()
     await supervisor.stop()
     await metrics.flush()
+    async with database.write() as tx:
+        await journal.note(tx, ORDERLY_STOP, await journal.noted(tx, START))
     raise _Stopped
 
 

@@ -39,8 +39,8 @@ def _latency(new: Span, old: Span, budget_ms: float, limits: Probation) -> str:
     if p99_ms > budget_ms:
         return f"Its p99 on the line is {p99_ms:.1f} ms (budget {budget_ms:.1f} ms)."
     before_ms = _work_p99_ms(old)
-    # a small model may double without harm: the comparison counts only from a tenth of the budget
-    if old.frames >= limits.frames_min and p99_ms > max(before_ms * limits.p99_ratio_max, budget_ms / 10):
+    # far below its budget a version may double without harm, and a busy moment doubles any: it counts from half of it
+    if old.frames >= limits.frames_min and p99_ms > max(before_ms * limits.p99_ratio_max, budget_ms / 2):
         return f"Its p99 on the line is {p99_ms:.1f} ms, the previous version's was {before_ms:.1f} ms."
     return ""
 

@@ -152,9 +152,8 @@ class Importer:
         current = await bundles.get(tx, bundle.id)
         parts = (await slots.in_use(tx)).get(bundle.id, [])
         if parts or current.pinned:
-            raise InUseError(
-                f"{bundle.ref} is {', '.join([*parts, *['pinned'] * current.pinned])}. Nothing was changed."
-            )
+            uses = [part.replace(":", " in slot ") for part in parts] + ["pinned"] * current.pinned
+            raise InUseError(f"{bundle.ref} is {' and '.join(uses)}. Nothing was changed.")
         state = await bundles.record_state(tx, current, BundleEvent.REMOVED)
         await audit.add(
             tx,

@@ -112,7 +112,9 @@ class Qualifier:
             else:
                 plan = await self._plan(bundle, stored, operation_id, threads, frames)
                 report, prepared_file = await self._try(bundle, plan, operation_id)
-                report = msgspec.structs.replace(report, checks=checks + report.checks)
+                told = {check.name for check in report.checks}
+                first = [check for check in checks if check.name not in told]
+                report = msgspec.structs.replace(report, checks=first + report.checks)
             await self._record(bundle, report, by, prepared_file)
         if not report.passed:
             raise fault_of(report)

@@ -15,7 +15,8 @@ CRASHES_IN_SWAP_MAX = 2  # one while a new version is loaded may be chance; a se
 class Recovery:
     """Answers the supervisor."""
 
-    def __init__(self, book: SlotBook, operations: Operations) -> None:
+    def __init__(self, book: SlotBook, operations: Operations, *, after_orderly_stop: bool) -> None:
+        self._after_orderly_stop = after_orderly_stop
         self._book = book
         self._operations = operations
         self._crashes_in_swap: dict[str, int] = {}
@@ -26,7 +27,7 @@ class Recovery:
             slot = await self._book.get(name)
             if beat is not None and beat.digest:
                 await self._believe(slot, beat)
-            elif slot.state == SlotState.PROBATION and slot.previous:
+            elif slot.state == SlotState.PROBATION and slot.previous and not self._after_orderly_stop:
                 fault = CrashedInProbationError(
                     "The device or its process stopped before the version had proved itself."
                 )

@@ -235,12 +235,14 @@ class RunnerProcess:
         match message:
             case Beat():
                 self._note_beat(message)
-            case Swapped() if message.op in self._waiting:
-                self._waiting[message.op].set_result(message)
+            case Swapped():
+                self._note_exchange(message)
+                if message.op in self._waiting:
+                    self._waiting[message.op].set_result(message)
             case SwapFailed() if message.op in self._waiting:
                 fault = fault_book().get(message.code, SwapRefusedError)
                 self._waiting[message.op].set_exception(fault(message.message))
-            case Swapped() | Results() | Picture():
+            case Results() | Picture():
                 pass
         self._hear(self.slot, message)
 
@@ -250,6 +252,14 @@ class RunnerProcess:
             self._progress_at = now
         self._beat_at, self.beat = now, beat
         self._beaten.set()
+
+    def _note_exchange(self, swapped: Swapped) -> None:
+        """Say at once what runs, not only with the next beat."""
+        beat = self.beat
+        if beat is not None and beat.active != swapped.bundle:
+            self.beat = msgspec.structs.replace(
+                beat, active=swapped.bundle, digest=swapped.digest, previous=beat.active, previous_digest=beat.digest
+            )
 
     async def first_beat(self) -> Beat | None:
         """Wait until the process has said what it runs; None when it does not."""

@@ -41,6 +41,17 @@ async def save_answer(tx: Transaction, key: str, *, body_sha256: str, status: in
     await tx.run("DELETE FROM idempotency WHERE at_ms < ?", at_ms - KEEP_ANSWERS_MS)
 
 
+async def note(tx: Transaction, name: str, value: int) -> None:
+    """Set a counter."""
+    await tx.run("INSERT OR REPLACE INTO counter VALUES (?, ?)", name, value)
+
+
+async def noted(tx: Transaction, name: str) -> int:
+    """Return a counter; 0 when it was never set."""
+    row = await tx.one("SELECT value FROM counter WHERE name = ?", name)
+    return 0 if row is None else int(row["value"])
+
+
 async def count_up(tx: Transaction, name: str) -> int:
     """Raise a counter by one and return it."""
     row = await tx.one(
