@@ -105,12 +105,13 @@ class Recorded(RunnerChild):
         return times
 
 
-def listen_for(child: RunnerChild, seconds: float) -> None:
-    """Take in results for a while; forget them, as a daemon does."""
+def listen_for(child: RunnerChild, seconds: float, *, forget: bool = True) -> None:
+    """Take in results for a while, and forget them."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         child.listen(0.05)
-        child.results.clear()
+        if forget:
+            child.results.clear()
 
 
 def cores_here(limit: int) -> set[int]:

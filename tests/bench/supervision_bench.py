@@ -20,8 +20,8 @@ from lenskeep.runner.loop import Loop, Staged
 from lenskeep.runner.mailbox import Frame, Mailbox, Work
 from lenskeep.runner.nudge import Nudge
 from lenskeep.runner.preview import PreviewDesk
-from lenskeep.runner.release import ReleaseThread
 from lenskeep.runner.ring import ResultRing
+from lenskeep.runner.sessions import SessionThread
 from lenskeep.runner.swap import Changeover
 from lenskeep.runner.tensors import Placement, Prepared
 from lenskeep.sketch import Sketch
@@ -63,7 +63,7 @@ def loop_us() -> float:
     news: deque[FromRunner] = deque()
     ring = ResultRing("bench", FRAMES)
     plan = SlotPlan(slot="s", socket_path="", cameras=[CameraPlan(name="c", source="")], bundle=None)
-    loop = Loop(Mailbox(), Changeover(plan, news, ReleaseThread()), ring, PreviewDesk({}), news, Nudge(), 3)
+    loop = Loop(Mailbox(), Changeover(plan, news, SessionThread()), ring, PreviewDesk({}), news, Nudge(), 3)
     model = FreeModel()
     placement = Placement(1.0, 1.0, 0, 0, 1, 1)
     staged = Staged(Prepared(np.zeros(1), placement, FreeModel.spec_key), 500)

@@ -83,13 +83,13 @@ def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     bundle = plan.bundle
     ahead = bundle and _read_ahead(bundle)
     settle_libraries()
-    from lenskeep.runner.release import ReleaseThread
+    from lenskeep.runner.sessions import SessionThread
     from lenskeep.runner.swap import Changeover
 
     news: deque[FromRunner] = deque(maxlen=NEWS_MAX)
-    releases = ReleaseThread()
-    releases.start()
-    changeover = Changeover(plan, news, releases)
+    sessions = SessionThread()
+    sessions.start()
+    changeover = Changeover(plan, news, sessions)
     if bundle and ahead:
         changeover.start(bundle, ahead)
     from lenskeep.runner.line import Line  # while the first version loads, which does not hold the interpreter

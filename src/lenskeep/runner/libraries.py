@@ -15,6 +15,7 @@ import os
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 32 << 20  # the most that glibc takes; larger buffers are weights and come and go with a session
 _KEPT_BYTES = 256 << 20
+_KEPT_BYTES_WHILE_TRIMMING = 128 << 10
 
 
 def settle_libraries() -> None:
@@ -32,8 +33,15 @@ def settle_libraries() -> None:
 def trim_memory() -> None:
     """Give memory that the C library holds back to the system, where the library can.
 
+    It does not reach the end of a thread's own pool: that shrinks when the thread frees something large while little
+    is to be kept. So the thread that built and freed the sessions must be the one that calls this.
     Cost: 20-80 ms of CPU under the allocator's locks, so it is done by a thread of low priority, seconds after a swap.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(ctypes.c_size_t(0))
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "malloc_trim"):
+        return
+    library.malloc.restype = ctypes.c_void_p
+    library.malloc_trim(ctypes.c_size_t(0))
+    library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES_WHILE_TRIMMING)
+    library.free(ctypes.c_void_p(library.malloc(ctypes.c_size_t(_KEPT_BYTES_WHILE_TRIMMING))))
+    library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

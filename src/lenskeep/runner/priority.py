@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LOWERED_BY = 10
@@ -41,6 +43,16 @@ def restore(native_id: int) -> bool:
     except OSError:  # not permitted, or the thread has ended
         return False
     return True
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Run a long native call at low priority in the calling thread."""
+    lower_own()
+    try:
+        yield
+    finally:
+        restore(threading.get_native_id())
 
 
 @functools.cache

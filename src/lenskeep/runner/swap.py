@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from lenskeep.errors import LenskeepError, NothingToRollBackToError, SwapRefusedError
 from lenskeep.messages.runner import BundleRef, FromRunner, SlotPlan, SwapFailed
 from lenskeep.runner.engine import Engine
-from lenskeep.runner.load import LoadThread
-from lenskeep.runner.release import ReleaseThread
 from lenskeep.runner.sealed import Reader, sealed
+from lenskeep.runner.sessions import Load, SessionThread
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Change:
 class Changeover:
     """The sessions of one slot. Orders come from the reporter's thread, `exchange` and `reflex` from the loop's."""
 
-    def __init__(self, plan: SlotPlan, news: deque[FromRunner], releases: ReleaseThread) -> None:
+    def __init__(self, plan: SlotPlan, news: deque[FromRunner], sessions: SessionThread) -> None:
         self.active: Engine | None = None
         self.previous: Engine | None = None
         self.due: Change | None = None  # the loop reads this before every frame
@@ -50,8 +49,9 @@ class Changeover:
         self.came = threading.Event()  # set whenever something became due
         self._plan = plan
         self._news = news
-        self._releases = releases
-        self._load: LoadThread | None = None
+        self._sessions = sessions
+        self._first: Load | None = None  # a newer order does not take the place of the one that a slot starts with
+        self._load: Load | None = None
         self._deadline_s = 0.0
         self._give_up_s = 0.0
         self._kept: Change | None = None  # ready, but held
@@ -61,7 +61,8 @@ class Changeover:
 
     def start(self, bundle: BundleRef, read: Reader = sealed) -> None:
         """Load the slot's first version; nothing runs yet that it could disturb."""
-        self._begin(LoadThread("", bundle, self._plan.threads, lowered=False, done=self._loaded, read=read))
+        self._first = Load("", bundle, self._plan.threads, self._loaded, lowered=False, warm=False, read=read)
+        self._sessions.load(self._first)
 
     def swap(self, op: str, bundle: BundleRef) -> None:
         """Prepare a version and exchange to it; at once when it is here already."""
@@ -71,7 +72,11 @@ class Changeover:
                 self._offer(Change(op, engine))
                 return
         self._make_room(bundle)
-        self._begin(LoadThread(op, bundle, self._plan.threads, lowered=True, done=self._loaded))
+        now_s = time.monotonic()
+        self._deadline_s = now_s + self._plan.swap_deadline_s
+        self._give_up_s = now_s + self._plan.swap_deadline_s * DEADLINES_MAX
+        self._load = Load(op, bundle, self._plan.threads, self._loaded, lowered=True, warm=True)
+        self._sessions.load(self._load)
 
     def cancel(self, op: str) -> None:
         """Give up a swap that has not been exchanged yet."""
@@ -98,10 +103,10 @@ class Changeover:
     def release(self) -> None:
         """Let the warm previous version go, unless it is about to take over."""
         with self._lock:
-            if self.due is not None and self.due.engine is self.previous:
+            if any(change is not None and change.engine is self.previous for change in (self.due, self._kept)):
                 return
             gone, self.previous = self.previous, None
-        self._releases.take(gone)
+        self._sessions.release(gone)
 
     def pending_op(self) -> str:
         """Return the operation that is being prepared or waits for its exchange."""
@@ -112,18 +117,26 @@ class Changeover:
     def tick(self, now_s: float) -> None:
         """Keep the deadline of a swap that is being prepared."""
         load = self._load
-        if load is None or not load.op:
+        if load is None:
             return
         if now_s > self._give_up_s:
             self._withdraw(f"It could not be prepared in {DEADLINES_MAX * self._plan.swap_deadline_s:.0f} s.")
-        elif now_s > self._deadline_s and load.lowered and not load.hurry():
-            load.cancel()
-            again = LoadThread(load.op, load.bundle, self._plan.threads, lowered=False, done=self._loaded)
-            with self._lock:
-                if self._load is not load:
-                    return
-                self._load = again
-            again.start()
+        elif now_s > self._deadline_s and not load.hurry():
+            self._deadline_s = now_s + self._plan.swap_deadline_s
+            self._load_elsewhere(load)
+
+    def _load_elsewhere(self, load: Load) -> None:
+        """Begin again at normal priority in a new thread: the old one may not be raised, or does not come to it."""
+        again = load.again()
+        with self._lock:
+            if self._load is not load:
+                return
+            self._load = again
+        load.cancel()
+        self._sessions.retire()
+        self._sessions = SessionThread()
+        self._sessions.start()
+        self._sessions.load(again)
 
     def close(self) -> None:
         """End what is being prepared."""
@@ -143,7 +156,7 @@ class Changeover:
             self.previous = None if change.back or not self._fits(change.engine, old) else old
         for engine in (old, spare):
             if engine is not self.active and engine is not self.previous:
-                self._releases.take(engine)
+                self._sessions.release(engine)
         return change
 
     def reflex(self, op: str, code: str) -> bool:
@@ -156,21 +169,17 @@ class Changeover:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, load: LoadThread) -> None:
-        now_s = time.monotonic()
-        self._deadline_s = now_s + self._plan.swap_deadline_s
-        self._give_up_s = now_s + self._plan.swap_deadline_s * DEADLINES_MAX
-        self._load = load
-        load.start()
-
-    def _loaded(self, load: LoadThread, engine: Engine | None, fault: LenskeepError | None) -> None:
-        """A load ended, in its own thread."""
+    def _loaded(self, load: Load, engine: Engine | None, fault: LenskeepError | None) -> None:
+        """A load ended, in the session thread."""
         with self._lock:
-            wanted = self._load is load
-            if wanted:
+            wanted = load in (self._load, self._first)
+            if load is self._first:
+                self._first = None
+                wanted = self.active is None  # else a newer version was quicker
+            elif wanted:
                 self._load = None
         if not wanted:
-            self._releases.take(engine)
+            self._sessions.release(engine)
         elif engine is not None:
             self._offer(Change(load.op, engine, prepare_ms=1000 * (time.monotonic() - load.begun_s)))
         elif fault is not None:
@@ -184,6 +193,9 @@ class Changeover:
                 self._set_due(change)
 
     def _set_due(self, change: Change) -> None:
+        """Let the loop exchange; a version that was due and not taken yet is passed over."""
+        if self.due is not None and self.due.engine not in (self.active, self.previous):
+            self._sessions.release(self.due.engine)
         self.due = change
         self.came.set()
 
@@ -191,15 +203,17 @@ class Changeover:
         """Take back whatever has not been exchanged yet, and say so."""
         with self._lock:
             load, self._load = self._load, None
-            changes = [change for change in (self._kept, self.due) if change is not None]
-            self._kept = self.due = None
+            changes = [change for change in (self._kept, self.due) if change is not None and change.op]
+            self._kept = None
+            if self.due in changes:
+                self.due = None
             warm = (self.active, self.previous)
         if load is not None:
             load.cancel()
             self._refuse(load.op, SwapRefusedError(why))
         for change in changes:
             if change.engine not in warm:
-                self._releases.take(change.engine)
+                self._sessions.release(change.engine)
             self._refuse(change.op, SwapRefusedError(why))
 
     def _refuse(self, op: str, fault: LenskeepError) -> None:

@@ -15,23 +15,29 @@ import pytest
 from lenskeep.messages.runner import BundleRef, FromRunner, SwapFailed
 from lenskeep.runner import priority
 from lenskeep.runner.engine import Engine
-from lenskeep.runner.load import LoadThread
-from lenskeep.runner.release import ReleaseThread
+from lenskeep.runner.sessions import Load, SessionThread
 from lenskeep.runner.swap import Change, Changeover
 from tests.runnerchild import plan, stored
 
 
-class Graveyard(ReleaseThread):
-    """Counts what is let go."""
+class Watched(SessionThread):
+    """Notes what is let go, and can wait until everything asked so far is done."""
 
     def __init__(self) -> None:
         super().__init__()
         self.taken: list[str] = []
 
-    def take(self, engine: Engine | None) -> None:
+    def release(self, engine: Engine | None) -> None:
         if engine is not None:
             self.taken.append(engine.ref.version)
-            engine.close()
+        super().release(engine)
+
+    def settle(self) -> None:
+        done = threading.Event()
+        last = Load("", BundleRef(name="", version="", digest="", manifest_json=b"", model_path="", model_sha256=""),
+                    1, lambda *_: done.set(), lowered=False, warm=False)  # fmt: skip
+        self.load(last)
+        assert done.wait(10)
 
 
 class Desk:
@@ -39,8 +45,9 @@ class Desk:
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.news: deque[FromRunner] = deque()
-        self.releases = Graveyard()
-        self.over = Changeover(plan(folder, None, **changes), self.news, self.releases)
+        self.sessions = Watched()
+        self.sessions.start()
+        self.over = Changeover(plan(folder, None, **changes), self.news, self.sessions)
 
     def first(self, bundle: BundleRef) -> None:
         self.over.start(bundle)
@@ -61,15 +68,12 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
-
-
-@pytest.fixture(autouse=True)
-def no_loader_is_left() -> Iterator[None]:
-    yield
-    for thread in loaders():
-        thread.join(10)
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.over.close()
+    desk.sessions.retire()
+    desk.sessions.join(10)
 
 
 def test_a_swap_keeps_the_old_session_warm_and_the_next_lets_the_oldest_go(desk: Desk, tmp_path: Path) -> None:
@@ -82,7 +86,7 @@ def test_a_swap_keeps_the_old_session_warm_and_the_next_lets_the_oldest_go(desk:
     desk.over.swap("op2", stored(tmp_path, "1.2.0"))
     desk.exchanged()
     assert desk.versions() == ("1.2.0", "1.1.0")
-    assert desk.releases.taken == ["1.0.0"]
+    assert desk.sessions.taken == ["1.0.0"]
 
 
 def test_going_back_is_due_at_once_and_lets_the_newer_version_go(desk: Desk, tmp_path: Path) -> None:
@@ -93,7 +97,7 @@ def test_going_back_is_due_at_once_and_lets_the_newer_version_go(desk: Desk, tmp
     assert desk.over.due is not None
     assert desk.exchanged().back
     assert desk.versions() == ("1.0.0", None)
-    assert desk.releases.taken == ["1.1.0"]
+    assert desk.sessions.taken == ["1.1.0"]
     desk.over.back("op3")
     assert desk.refusals() == [("op3", "LK-8102")]
     assert desk.versions() == ("1.0.0", None)
@@ -108,7 +112,7 @@ def test_a_swap_to_the_warm_previous_loads_nothing(desk: Desk, tmp_path: Path) -
     desk.over.swap("op2", old)
     assert desk.exchanged().op == "op2"
     assert desk.versions() == ("1.0.0", "1.1.0")
-    assert desk.releases.taken == []
+    assert desk.sessions.taken == []
 
 
 def test_a_swap_to_what_runs_already_is_answered_and_changes_nothing(desk: Desk, tmp_path: Path) -> None:
@@ -117,15 +121,14 @@ def test_a_swap_to_what_runs_already_is_answered_and_changes_nothing(desk: Desk,
     desk.over.swap("op1", bundle)
     assert desk.exchanged().op == "op1"
     assert desk.versions() == ("1.0.0", None)
-    assert desk.releases.taken == []
+    assert desk.sessions.taken == []
 
 
 def test_held_a_prepared_swap_waits_and_goes_when_let_go(desk: Desk, tmp_path: Path) -> None:
     desk.first(stored(tmp_path, "1.0.0"))
     desk.over.hold(True)
     desk.over.swap("op1", stored(tmp_path, "1.1.0"))
-    for thread in loaders():
-        thread.join(10)
+    desk.sessions.settle()
     assert desk.over.due is None
     assert desk.over.pending_op() == "op1"
     desk.over.hold(False)
@@ -176,8 +179,7 @@ def test_a_version_that_cannot_be_loaded_is_refused_with_its_code(
     elif spoil == "remove":
         Path(bad.model_path).unlink()
     desk.over.swap("op1", bad)
-    for thread in loaders():
-        thread.join(10)
+    desk.sessions.settle()
     assert desk.refusals() == [("op1", code)]
     assert desk.versions() == ("1.0.0", None)
 
@@ -197,6 +199,8 @@ def test_a_swap_that_misses_three_deadlines_is_given_up(desk: Desk, tmp_path: Pa
     desk.first(stored(tmp_path, "1.0.0"))
     begun_s = time.monotonic()
     desk.over.swap("op1", stuck)
+    while not (load := desk.over._load) or not load.hurry():
+        time.sleep(0.001)
     desk.over.tick(begun_s + 11)
     assert desk.over.pending_op() == "op1"
     desk.over.tick(begun_s + 31)
@@ -204,31 +208,64 @@ def test_a_swap_that_misses_three_deadlines_is_given_up(desk: Desk, tmp_path: Pa
     assert desk.versions() == ("1.0.0", None)
 
 
+def test_a_swap_behind_one_that_hangs_is_prepared_in_another_thread(
+    desk: Desk, tmp_path: Path, stuck: BundleRef
+) -> None:
+    desk.first(stored(tmp_path, "1.0.0"))
+    desk.over.swap("op1", stuck)
+    desk.over.swap("op2", stored(tmp_path, "1.1.0"))
+    desk.over.tick(time.monotonic() + 5)
+    assert desk.over.due is None
+    desk.over.tick(time.monotonic() + 11)
+    assert desk.exchanged().op == "op2"
+    assert desk.refusals() == [("op1", "LK-8101")]
+    assert desk.versions() == ("1.1.0", "1.0.0")
+
+
+def test_a_swap_does_not_take_the_place_of_the_version_that_a_slot_starts_with(desk: Desk, tmp_path: Path) -> None:
+    desk.over.start(stored(tmp_path, "1.0.0"))
+    desk.over.swap("op1", stored(tmp_path, "1.1.0", data=b"no model"))
+    desk.sessions.settle()
+    desk.exchanged()
+    assert desk.versions() == ("1.0.0", None)
+    assert desk.refusals() == [("op1", "LK-8004")]
+
+
+def test_a_held_swap_to_the_warm_previous_keeps_it_from_being_released(desk: Desk, tmp_path: Path) -> None:
+    old = stored(tmp_path, "1.0.0")
+    desk.first(old)
+    desk.over.swap("op1", stored(tmp_path, "1.1.0"))
+    desk.exchanged()
+    desk.over.hold(True)
+    desk.over.swap("op2", old)
+    desk.over.release()
+    desk.over.hold(False)
+    assert desk.exchanged().op == "op2"
+    assert desk.sessions.taken == []
+
+
 def test_after_one_deadline_the_loader_gets_its_priority_back(desk: Desk, tmp_path: Path) -> None:
     desk.first(stored(tmp_path, "1.0.0"))
     large = stored(tmp_path, "1.1.0", data=b"no model")
     os.truncate(large.model_path, 300 << 20)  # some tenths of a second of copying and hashing
     desk.over.swap("op1", large)
-    [loader] = loaders()
-    while loader.is_alive() and nice(loader) != priority.lowered():
-        time.sleep(0.0001)
+    while nice(desk.sessions) != priority.lowered():
+        assert desk.over.pending_op() == "op1"
+    load = desk.over._load
+    assert load is not None
     desk.over.tick(time.monotonic() + 5)
-    assert [one.lowered for one in loaders()] == [True]
+    assert load.lowered
     desk.over.tick(time.monotonic() + 11)
-    assert [one.lowered for one in loaders() if one is not loader or priority.may_restore()] == [False]
-    assert nice(loaders()[-1]) == priority.normal()
+    assert desk.over._load is not None
+    assert not desk.over._load.lowered
+    assert (desk.over._load is load) == priority.may_restore()
+    desk.sessions.settle()
+    assert desk.refusals() == [("op1", "LK-5003")]
 
 
-def loaders() -> list[LoadThread]:
-    return [thread for thread in threading.enumerate() if isinstance(thread, LoadThread)]
-
-
-def nice(thread: LoadThread) -> int:
+def nice(thread: threading.Thread) -> int:
     assert thread.native_id is not None
-    try:
-        return os.getpriority(os.PRIO_PROCESS, thread.native_id)
-    except ProcessLookupError:
-        return priority.normal()
+    return os.getpriority(os.PRIO_PROCESS, thread.native_id)
 
 
 def test_the_warm_previous_goes_when_both_are_over_the_memory_limit(tmp_path: Path) -> None:
@@ -238,7 +275,7 @@ def test_the_warm_previous_goes_when_both_are_over_the_memory_limit(tmp_path: Pa
     desk.exchanged()
     assert desk.versions() == ("1.1.0", "1.0.0")
     desk.over.swap("op2", stored(tmp_path, "1.2.0"))  # three would be 30 MB: the oldest goes before the third is loaded
-    assert desk.releases.taken == ["1.0.0"]
+    assert desk.sessions.taken == ["1.0.0"]
     desk.exchanged()
     assert desk.versions() == ("1.2.0", "1.1.0")
     desk.over.swap("op3", stored(tmp_path, "1.3.0", memory_mb=20))
