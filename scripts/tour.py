@@ -53,7 +53,9 @@ class Tour:
             print(done.stdout.rstrip(), flush=True)
         if done.returncode != expect:
             self.stop()
-            sys.exit(f"\nthe tour stopped: exit code {done.returncode}, expected {expect}\n{done.stdout if not show else ''}")
+            sys.exit(
+                f"\nthe tour stopped: exit code {done.returncode}, expected {expect}\n{done.stdout if not show else ''}"
+            )
         return done.stdout
 
     def facts(self, *words: str) -> dict:
@@ -87,8 +89,9 @@ class Tour:
         """Pack one sample as a bundle, by the recipe that lies beside it."""
         stem = f"{SAMPLES}/models/{model or f'{name}-{version}'}"
         self.run(
-            "bundle", "pack", f"{stem}.onnx", "--from", f"{SAMPLES}/cap-inspect.toml", "--name", name, "--version", version,
-            "--facts", f"{stem}.json", *more.split(), "--key", f"keys/{key}.pem", "--out", "bundles", show=show,
+            "bundle", "pack", f"{stem}.onnx", "--from", f"{SAMPLES}/cap-inspect.toml", "--name", name,
+            "--version", version, "--facts", f"{stem}.json", *more.split(), "--key", f"keys/{key}.pem",
+            "--out", "bundles", show=show,
         )  # fmt: skip
 
     def wrong_answers(self) -> str:
@@ -218,9 +221,9 @@ def main() -> None:
             print("\nThe journey is complete.")
             return
         tour.say("The line keeps running. Open the page in a browser; Ctrl-C ends the demo")
-        tour.run("ui", show=False)
         print(tour.run("ui", show=False).strip())
-        print(f"\nIn another terminal:  export LENSKEEP_DEVICE={tour.socket}\n                      {BIN}/lenskeep status --watch")
+        print(f"\nIn another terminal:  export LENSKEEP_DEVICE={tour.socket}")
+        print(f"                      {BIN}/lenskeep status --watch", flush=True)
         signal.pause()
     except KeyboardInterrupt:
         print("\nending the demo")

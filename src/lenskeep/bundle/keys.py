@@ -38,9 +38,9 @@ class PublicKey:
 
     def __init__(self, key: ec.EllipticCurvePublicKey) -> None:
         self._key = key
-        self.pem = key.public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ).decode("ascii")
+        self.pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode(
+            "ascii"
+        )
         self.id = hashlib.sha256(self.pem.encode("ascii")).hexdigest()
 
     def verify(self, signature: bytes, data: bytes) -> None:
@@ -50,9 +50,7 @@ class PublicKey:
         try:
             self._key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature as error:
-            raise SignatureError(
-                "The signature does not fit the key that it names and these bytes."
-            ) from error
+            raise SignatureError("The signature does not fit the key that it names and these bytes.") from error
 
 
 class PrivateKey:
@@ -97,9 +95,7 @@ def load_private_key(pem: bytes, passphrase: str | None = None) -> PrivateKey:
     except (ValueError, UnsupportedAlgorithm) as error:
         if b"PUBLIC KEY" in pem:
             raise RequestError("This is the public half; signing needs the private key.") from error
-        raise RequestError(
-            "The private key cannot be read; it is no PEM, or the passphrase is wrong."
-        ) from error
+        raise RequestError("The private key cannot be read; it is no PEM, or the passphrase is wrong.") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise RequestError("Bundles are signed with ECDSA keys on the curve P-256 only.", hint=_MAKE_ONE)
     return PrivateKey(key)

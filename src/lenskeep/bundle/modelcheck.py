@@ -28,9 +28,7 @@ def check_model(manifest: Manifest, data: bytes | memoryview) -> OnnxFacts:
         )
     if len(facts.inputs) != 1:
         names = ", ".join(value.name for value in facts.inputs) or "none"
-        raise ManifestError(
-            f"The model must have one input, the image; it has {len(facts.inputs)} ({names})."
-        )
+        raise ManifestError(f"The model must have one input, the image; it has {len(facts.inputs)} ({names}).")
     _compare("input", manifest.input, facts.inputs)
     for output in manifest.outputs:
         _compare("output", output, facts.outputs)
@@ -43,9 +41,7 @@ def _compare(kind: str, promised: Input | Output, found: Sequence[TensorFacts]) 
         names = ", ".join(tensor.name for tensor in found)
         raise ManifestError(f"model.json: the model has no {kind} {promised.name!r}; it has {names}")
     if tensor.dtype != promised.dtype:
-        raise ManifestError(
-            f"model.json: {kind} {promised.name!r} is {promised.dtype}; the model has {tensor.dtype}"
-        )
+        raise ManifestError(f"model.json: {kind} {promised.name!r} is {promised.dtype}; the model has {tensor.dtype}")
     if not fits(promised.shape, tensor):
         raise ManifestError(
             f"model.json: {kind} {promised.name!r} has shape {promised.shape}; the model has {tensor.shape}"

@@ -71,9 +71,7 @@ class TrustStore:
         key = self._keys.get(key_id)
         if key is None:
             known = ", ".join(sorted(key.name for key in self._keys.values())) or "no key at all"
-            raise UnknownSignerError(
-                f"The bundle is signed by the key {key_id[:16]}…; this device trusts {known}."
-            )
+            raise UnknownSignerError(f"The bundle is signed by the key {key_id[:16]}…; this device trusts {known}.")
         return key
 
     def check_time(self, key: TrustedKey, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""A tap on the shoulder of the reporter's thread: from the loop when there is news, from the system when a signal comes.
+"""A tap on the shoulder of the reporter's thread: from the loop when there is news, or when a signal comes.
 
 Signals are written into it by the C handler, so they arrive even while the main thread is inside native code.
 """
