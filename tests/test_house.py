@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,16 @@ def test_the_runner_has_no_coroutine_and_the_daemon_starts_no_thread() -> None:
             )
         if room_of(path) == "daemon":
             assert "threading" not in {name.split(".")[0] for name in imports_of(path)}, path
+
+
+def test_the_runtime_is_imported_in_one_place_and_leaves_nothing_in_a_home(tmp_path: Path) -> None:
+    for path in MODULES:
+        if path.name != "runtime.py":
+            assert not {name for name in imports_of(path) if name.split(".")[0] == "onnxruntime"}, path
+    words = "from lenskeep.runner.runtime import ort; ort.get_available_providers(); import time; time.sleep(0.5)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", words], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_sql_stands_in_the_registry_alone() -> None:

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.manifest import Manifest
@@ -38,6 +36,7 @@ from lenskeep.runner.decode.answer import Answer, Raw
 from lenskeep.runner.decode.kinds import decoder
 from lenskeep.runner.judge import Judge, Judgement
 from lenskeep.runner.resize import Image
+from lenskeep.runner.runtime import ort, ort_state
 from lenskeep.runner.sealed import Aside, Reader, SealedModel, sealed
 from lenskeep.runner.tensors import Placement, Prepared, Preprocessor
 

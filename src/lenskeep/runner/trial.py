@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeVar
 import cv2
 import msgspec
 import numpy as np
-import onnxruntime as ort
 
 from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.manifest import GoldenCase
@@ -52,6 +51,7 @@ from lenskeep.runner.engine import (
 from lenskeep.runner.golden import compare
 from lenskeep.runner.libraries import trim_memory
 from lenskeep.runner.resize import Image
+from lenskeep.runner.runtime import ort
 from lenskeep.runner.sealed import SealedModel, sealed
 
 WARM_RUNS = 3
