@@ -7,10 +7,12 @@ the fast ways of doing each step (`blobFromImage`, a session without spinning th
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as the runner does
 import cv2
 import numpy as np
 import onnxruntime as ort

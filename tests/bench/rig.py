@@ -16,9 +16,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 
 from lenskeep.messages.runner import BundleRef, CameraPlan, SlotPlan
+from lenskeep.runner.runtime import ort
 from tests.bench import models
 from tests.runnerchild import RunnerChild, manifest_json
 

@@ -18,7 +18,9 @@ from tests.bench import models, rig
 from tests.runnerchild import RunnerChild
 
 BARE = """
-import sys, cv2, numpy, onnxruntime as ort
+import os, sys
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+import cv2, numpy, onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

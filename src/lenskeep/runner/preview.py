@@ -19,6 +19,7 @@ from lenskeep.runner.resize import Image
 
 JPEG_QUALITY = 70
 FPS_MAX = 30.0
+BOXES_MAX = 100  # nobody can read more, and drawing holds the interpreter
 COLOURS = {"OK": (80, 175, 76), "NG": (54, 57, 229), "UNCERTAIN": (0, 160, 255), "ERROR": (180, 60, 160)}  # BGR
 
 
@@ -63,7 +64,6 @@ class PreviewDesk:
 
     def _paint(self) -> None:
         """Paint until nobody watches; a thread of its own."""
-        priority.lower_own()
         while True:
             with self._came:
                 self._came.wait_for(lambda: self._newest, timeout=0.5)
@@ -86,10 +86,12 @@ def picture(work: Work, result: Result, preview: Preview) -> Picture:
     height_px, width_px = work.frame.image.shape[:2]
     scale = min(1.0, max(64, preview.width_px) / width_px)
     size = max(1, round(width_px * scale)), max(1, round(height_px * scale))
-    small = cv2.resize(work.frame.image, size, interpolation=cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
+    with priority.aside():
+        small = cv2.resize(work.frame.image, size, interpolation=cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR)
     if preview.overlay:
         _draw(small, result, scale)
-    _, jpeg = cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    with priority.aside():
+        _, jpeg = cv2.imencode(".jpg", small, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     return Picture(
         camera=work.camera, jpeg=jpeg.tobytes(), age_ms=(monotonic_ns() - work.frame.captured_ns) // 1_000_000,
         captured_ms=work.frame.captured_ms, bundle=result.bundle, outcome=result.outcome,
@@ -99,7 +101,7 @@ def picture(work: Work, result: Result, preview: Preview) -> Picture:
 def _draw(image: Image, result: Result, scale: float) -> None:
     """Draw boxes, labels and the verdict into a picture that is ours."""
     colour = COLOURS[result.outcome]
-    for found in result.detections:
+    for found in result.detections[:BOXES_MAX]:
         corner = round(found.x1 * scale), round(found.y1 * scale)
         cv2.rectangle(image, corner, (round(found.x2 * scale), round(found.y2 * scale)), colour, 2)
         _write(image, f"{found.label} {found.score:.2f}", (corner[0] + 2, max(12, corner[1] - 4)), 0.45, colour)

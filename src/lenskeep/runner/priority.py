@@ -47,7 +47,7 @@ def restore(native_id: int) -> bool:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Run a long native call at low priority in the calling thread."""
+    """Run a long native call at low priority in the calling thread; it stays low where it may not be raised."""
     lower_own()
     try:
         yield

@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from lenskeep.errors import LenskeepError, SwapRefusedError
 from lenskeep.messages.runner import BundleRef
@@ -84,8 +84,6 @@ class Load:
         self._done(self, engine, fault)
 
     def _load(self) -> Engine:
-        if self.lowered and not priority.may_restore():
-            priority.lower_own()
         engine = Engine.load(
             self.bundle, threads=self._threads, cancel=self._cancel, aside=self._aside, read=self._read
         )
@@ -100,10 +98,7 @@ class Load:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """Lower this thread for a native call, unless it was told to hurry."""
-        if not self.lowered or not priority.may_restore():
-            yield
-            return
-        with priority.aside():
+        with priority.aside() if self.lowered else nullcontext():
             yield
 
 
