@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ctypes
 import faulthandler
 import logging
@@ -51,7 +50,10 @@ def main() -> int:
         places = Places.find(config.storage, os.environ)
         places.make()
         head_starts = start_from_pointers(config, places)
-        from lenskeep.daemon.app import serve  # heavy; the cameras start meanwhile
+        # heavy, even asyncio: the cameras start meanwhile
+        import asyncio
+
+        from lenskeep.daemon.app import serve
 
         asyncio.run(serve(config, places, Clock(), notifier, head_starts))
     except LenskeepError as error:

@@ -11,7 +11,7 @@ import logging
 import os
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -37,7 +37,15 @@ def runtime_key() -> str:
             if line.startswith(("model name", "flags", "CPU part", "Features"))
         }
     )
-    return f"ort-{version('onnxruntime')}-{hashlib.sha256(repr(cpu).encode()).hexdigest()[:12]}"
+    return f"{_runtime()}-{hashlib.sha256(repr(cpu).encode()).hexdigest()[:12]}"
+
+
+def _runtime() -> str:
+    """Name ONNX Runtime's build by its metadata folder: reading it properly costs more than starting the line."""
+    found = find_spec("onnxruntime")
+    assert found is not None and found.origin is not None, "the device extra is not installed"
+    folders = Path(found.origin).parent.parent.glob("onnxruntime*.dist-info")
+    return "+".join(sorted(folder.name.removesuffix(".dist-info") for folder in folders))
 
 
 def camera_plan(camera: Camera) -> CameraPlan:
