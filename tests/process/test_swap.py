@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -173,3 +175,36 @@ def test_an_idle_slot_reports_its_exchange_too(tmp_path: Path) -> None:
 def slow_camera():
     """Thirty frames a second."""
     return TICKS.__class__(name="cam", source="synthetic:ticks", pace="realtime", fps=30.0)
+
+
+def nice_values(child: RunnerChild) -> dict[str, int]:
+    """The priority of every thread of the process, by its kernel name and number."""
+    values = {}
+    for task in Path(f"/proc/{child.process.pid}/task").iterdir():
+        name, _, fields = (task / "stat").read_text().partition("(")[2].rpartition(")")
+        values[f"{name} {task.name}"] = int(fields.split()[16])
+    return values
+
+
+NO_RAISING = ("setpriv", "--bounding-set", "-sys_nice", "--inh-caps", "-sys_nice")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("raising", [True, False])
+@pytest.mark.parametrize("cores", [1, 2])
+def test_after_a_swap_no_thread_that_judges_is_left_at_low_priority(
+    tmp_path: Path, threads: int, raising: bool, cores: int
+) -> None:
+    if not raising and shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    before = () if raising or os.getuid() else NO_RAISING
+    slot = plan(tmp_path, stored(tmp_path, "1.0.0"), threads=threads)
+    with RunnerChild(slot, tmp_path, cores=cores, before=before) as child:
+        child.more(10)
+        for n in range(1, 6):
+            swap(child, f"op{n}", to=f"1.{n}.0")
+        child.more(10)
+        assert_whole(child.results)
+        low = [name for name, value in nice_values(child).items() if value > os.getpriority(os.PRIO_PROCESS, 0)]
+        # where a thread may not be raised again, the one that prepares sessions stays low; it judges nothing
+        assert len(low) <= (0 if before == () and os.getuid() == 0 else 1), low
