@@ -81,6 +81,29 @@ def failing_model(size_px: int) -> bytes:
     return _model(nodes, weights, size_px)
 
 
+def endless_model(size_px: int) -> bytes:
+    """A model that loads and never lets go of its first frame."""
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["x", "x"], ["y"])],
+        "body",
+        [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("x", TensorProto.FLOAT, [1, 2])],
+        [value("go_on", TensorProto.BOOL, []), value("y", TensorProto.FLOAT, [1, 2])],
+    )
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["images"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "zeros"], ["none"]),
+        helper.make_node("Loop", ["times", "yes", "none"], ["scores"], body=body),
+    ]
+    weights = {
+        "zeros": np.zeros((3, 2), np.float32),
+        "times": np.array(1 << 62, np.int64),
+        "yes": np.array(True),
+    }
+    return _model(nodes, weights, size_px)
+
+
 def _model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], size_px: int) -> bytes:
     graph = helper.make_graph(
         nodes, "tiny",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lenskeep.messages.runner import CameraPlan, Preview, Stop
-from tests.runnerchild import TICKS, RunnerChild, plan, stored
+from tests.runnerchild import TICKS, RunnerChild, endless_model, plan, stored
 
 STEADY = CameraPlan(name="cam", source="synthetic:ticks", pace="realtime", fps=200.0)
 
@@ -124,6 +124,23 @@ def test_told_to_stop_it_ends_orderly_in_two_seconds(runner: RunnerChild, way: s
     assert runner.end() == 0
     assert time.monotonic() - begun < 2.0
     assert not Path(runner.plan.socket_path).exists()
+
+
+@pytest.mark.parametrize("way", ["signal", "message"])
+def test_a_model_that_never_lets_go_is_seen_as_stuck_and_ended_when_told_to_stop(tmp_path: Path, way: str) -> None:
+    slot = plan(tmp_path, stored(tmp_path, "1.0.0", data=endless_model(32)), cameras=[STEADY])
+    with RunnerChild(slot, tmp_path) as child:
+        child.beat(lambda beat: beat.active)
+        child.beat()
+        stuck = child.beat()
+        assert (stuck.frames, stuck.reason) == (0, "")  # no progress and no reason for it
+        begun = time.monotonic()
+        if way == "signal":
+            child.process.send_signal(signal.SIGTERM)
+        else:
+            child.say(Stop())
+        assert child.end() == 71
+        assert time.monotonic() - begun < 2.5
 
 
 def test_killed_it_leaves_a_stale_socket_that_the_next_start_replaces(tmp_path: Path) -> None:
