@@ -92,6 +92,7 @@ def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     changeover = Changeover(plan, news, sessions)
     if bundle and ahead:
         changeover.start(bundle, ahead)
+    del ahead  # used or not, its memory goes when the load is over
     from lenskeep.runner.line import Line  # while the first version loads, which does not hold the interpreter
 
     nudge = Nudge()

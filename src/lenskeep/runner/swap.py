@@ -65,7 +65,12 @@ class Changeover:
         self._sessions.load(self._first)
 
     def swap(self, op: str, bundle: BundleRef) -> None:
-        """Prepare a version and exchange to it; at once when it is here already."""
+        """Prepare a version and exchange to it; at once when it is here already.
+
+        An order that is being carried out goes on: a daemon that died in between gives it again.
+        """
+        if op == self.pending_op():
+            return
         self._withdraw(OVERTAKEN)
         for engine in (self.active, self.previous):
             if engine is not None and engine.ref == bundle:

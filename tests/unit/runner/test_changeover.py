@@ -124,6 +124,19 @@ def test_a_swap_to_what_runs_already_is_answered_and_changes_nothing(desk: Desk,
     assert desk.sessions.taken == []
 
 
+def test_an_order_given_again_by_the_next_daemon_goes_on(desk: Desk, tmp_path: Path) -> None:
+    desk.first(stored(tmp_path, "1.0.0"))
+    desk.over.hold(True)
+    bundle = stored(tmp_path, "1.1.0")
+    desk.over.swap("op1", bundle)
+    desk.over.swap("op1", bundle)
+    desk.sessions.settle()
+    desk.over.swap("op1", bundle)
+    desk.over.hold(False)
+    assert desk.exchanged().op == "op1"
+    assert desk.refusals() == []
+
+
 def test_held_a_prepared_swap_waits_and_goes_when_let_go(desk: Desk, tmp_path: Path) -> None:
     desk.first(stored(tmp_path, "1.0.0"))
     desk.over.hold(True)
