@@ -36,7 +36,8 @@ from lenskeep.registry import access, bundles
 from lenskeep.registry.bundles import StoredBundle
 from lenskeep.registry.slots import StoredSlot
 
-LOOK_S = 0.5
+LOOK_S = 0.5  # while a version is being exchanged or watched
+REST_S = 5.0  # otherwise; a wish wakes the loop
 SWAP_MARGIN_S = 10.0
 
 
@@ -161,15 +162,17 @@ class Activator:
                 tasks.create_task(self._keep(name), name=f"activator {name}")
 
     async def _keep(self, name: str) -> None:
+        pause_s = LOOK_S
         while True:
             try:
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(pause_s):
                     await self._wake[name].wait()
             except TimeoutError:
                 pass
             self._wake[name].clear()
             async with self._book.changing[name]:
                 slot = await self._book.get(name)
+                pause_s = LOOK_S if slot.state in (SlotState.SWAPPING, SlotState.PROBATION) else REST_S
                 if slot.state == SlotState.SWAPPING and self._supervisor.process(name).connected.is_set():
                     await self._swap(slot)
                 elif slot.state == SlotState.PROBATION:

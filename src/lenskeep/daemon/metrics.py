@@ -1,6 +1,6 @@
 """What versions cost and how they judge: every result is counted once, durably, into windows.
 
-Rules. Results are counted in memory and written about once a second; the window rows and the position up to which they
+Rules. Results are counted in memory and written every two seconds; the window rows and the position up to which they
 are complete share one transaction, and only then is the runner told that it may forget. So a daemon that is killed at
 any moment neither loses a result nor counts one twice, as far back as the runner's ring reaches.
 """
@@ -24,7 +24,7 @@ from lenskeep.registry.windows import MINUTE_S, Span, SpanKey
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 1.0
+FLUSH_S = 2.0
 LIVE_S = 60.0
 RESULTS_KEPT = 1000
 
@@ -137,7 +137,7 @@ class Metrics:
     # --- the loop -------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Flush once a second, thin out once an hour."""
+        """Flush every two seconds, thin out once an hour."""
         thin_at = 0.0
         while True:
             await asyncio.sleep(FLUSH_S)
