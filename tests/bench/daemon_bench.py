@@ -141,9 +141,7 @@ def starts(device: Device, folder: Path, model: Path, rounds: int) -> None:
         ("exec to API answering", *_pair(sides["api"], sides["bare_api"])),
         ("exec to first result", *_pair(sides["result"], sides["bare_result"])),
     ]
-    rig.print_table(
-        f"Start, {rounds} rounds, medians; {rig.where()}", ("what", "Lenskeep", "bare script", "ratio"), rows
-    )
+    rig.print_table(f"Start, {rounds} rounds, medians", ("what", "Lenskeep", "bare script", "ratio"), rows)
 
 
 def _pair(ours: list[float], bare: list[float]) -> tuple[str, str, str]:

@@ -109,7 +109,7 @@ def main() -> None:
         )
         for name, times in sides.items()
     ]
-    title = f"Verify and store {size_mb:.0f} MB ({digest}…), {rounds} rounds, medians; {rig.where()}"
+    title = f"Verify and store {size_mb:.0f} MB ({digest}…), {rounds} rounds, medians"
     rig.print_table(title, ("side", "time", "over the shell"), rows)
 
 
