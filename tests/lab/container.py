@@ -1,13 +1,16 @@
 """A real systemd in a container whose disk is this machine's own, seen through an overlay: nothing of it is changed.
 
-Rules. The mounts belong to the container's process alone and go with it; a test run that is killed leaves nothing.
+Rules. The mounts belong to the container's process alone and go with it; a test run that is killed leaves
+no mount, though the container's init may outlive it.
 Without root, systemd-nspawn or a usable system Python it says so, and the tests are skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -125,6 +128,9 @@ class Container:
 
     def close(self) -> None:
         """Switch it off; the mounts go with it."""
+        if self._leader:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._leader, signal.SIGKILL)  # its init: all of its processes end with it
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
