@@ -56,11 +56,13 @@ def test_daemon_killed_during_a_swap_finishes_it_after_the_restart(make_device: 
     device.settle("1.0.0")
     device.bring("1.1.0")
     device.client.hold("main", True)
-    device.client.activate(ActivationRequest(bundle="cap-inspect@1.1.0"))
+    operation = device.client.activate(ActivationRequest(bundle="cap-inspect@1.1.0"))
     device.kill()
     device.start()
     assert device.slot().state == "swapping"
+    assert device.client.operation(operation.id).state == "running"  # the wish stands, and so does its name
     device.client.hold("main", False)
+    assert device.finished(operation).state == "succeeded"
     device.runs("cap-inspect@1.1.0", "settled")
 
 

@@ -39,6 +39,7 @@ from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.views import Views
 from lenskeep.database import Database, open_database
 from lenskeep.errors import LenskeepError, RegistryCorruptError
+from lenskeep.lifecycle import SlotState
 from lenskeep.registry import bundles, journal, slots
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
 
@@ -64,6 +65,7 @@ async def serve(
             orderly = await journal.noted(tx, ORDERLY_STOP) == await journal.noted(tx, START)
             start = await journal.count_up(tx, START)
             prepared = await bundles.prepared_files(tx)
+            standing = {slot.operation for slot in await slots.everything(tx) if slot.state == SlotState.SWAPPING}
 
         tasks = asyncio.TaskGroup()
         blobs = Blobs(places.state_dir, free_bytes_min=config.storage.free_mb_min * MEBIBYTE)
@@ -89,7 +91,7 @@ async def serve(
 
         await metrics.load(names)
         await importer.begin()
-        await operations.load()
+        await operations.load(standing)
         await stack.enter_async_context(control_server(config, rooms, places.runtime_dir))
         stop = _stop_on_signals()
         try:

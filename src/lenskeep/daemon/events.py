@@ -49,10 +49,6 @@ class Events:
                 queue.get_nowait()
             queue.put_nowait(event)
 
-    def recent(self) -> list[Event]:
-        """Return what is kept, oldest first."""
-        return list(self._kept)
-
     async def subscribe(self, since: int | None = None) -> AsyncIterator[Event]:
         """Yield events after `since` (None = from now on) as they come, until the caller stops."""
         queue: asyncio.Queue[Event] = asyncio.Queue(WAITING_MAX)

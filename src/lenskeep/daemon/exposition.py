@@ -69,7 +69,9 @@ class Exposition:
             "lenskeep_frames_dropped", "Frames not judged.", labels=["slot", "camera", "reason"]
         )
         age = GaugeMetricFamily("lenskeep_frame_age_seconds", "Age of the newest frame.", labels=["slot", "camera"])
+        lost = CounterMetricFamily("lenskeep_results_lost", "Results that a ring had to forget.", labels=["slot"])
         for slot, beat in self._beats():
+            lost.add_metric([slot], self._metrics.lost(slot))
             model.add_metric([slot, beat.active, beat.digest, beat.provider], 1)
             memory.add_metric([slot], beat.rss_mb * (1 << 20))
             for camera in beat.cameras:
@@ -77,7 +79,7 @@ class Exposition:
                 age.add_metric([slot, camera.name], camera.frame_age_s)
                 for reason, count in camera.drops.items():
                     drops.add_metric([slot, camera.name, reason], count)
-        yield from (model, memory, frames, drops, age)
+        yield from (model, memory, frames, drops, age, lost)
 
     def _beats(self) -> Iterator[tuple[str, Beat]]:
         for slot, process in self._supervisor.processes.items():

@@ -39,14 +39,14 @@ class Operations:
         self._started_ms: dict[str, int] = {}
         self._changed = asyncio.Condition()
 
-    async def load(self) -> None:
-        """Read what an earlier daemon left; its unfinished work is marked as such."""
+    async def load(self, standing: set[str]) -> None:
+        """Read what an earlier daemon left; unfinished work is marked as such, except wishes that still stand."""
         async with self._database.read() as tx:
             stored = await journal.operations(tx)
         for operation in reversed(stored):
             self._known[operation.id] = operation
             self._started_ms[operation.id] = 0
-            if operation.state == "running":
+            if operation.state == "running" and operation.id not in standing:
                 await self.fail(operation.id, ConflictError("The service was restarted while this was running."))
 
     async def begin(self, kind: Kind, subject: str, by: str) -> Operation:

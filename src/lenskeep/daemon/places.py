@@ -69,8 +69,3 @@ class Places(Struct, frozen=True):
     def runner_socket(self, slot: str) -> Path:
         """Where the slot's process listens."""
         return self.runtime_dir / f"{slot}.sock"
-
-    @property
-    def control_socket(self) -> Path:
-        """Where the control API listens."""
-        return self.runtime_dir / "lenskeep.sock"

@@ -68,7 +68,6 @@ class Supervisor:
             slot.name: RunnerProcess(slot.name, places.runner_socket(slot.name), clock, self._hear)
             for slot in config.slot
         }
-        self.changed = asyncio.Event()
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -100,7 +99,6 @@ class Supervisor:
             log.error("%s %s", error.code, error)
             self._events.publish("fault", {"slot": process.slot, "code": error.code, "message": str(error)})
             bundle = await decider.on_crash(process.slot, how, len(crashes))
-            self.changed.set()
             await asyncio.sleep(BACKOFF_S[min(len(crashes), len(BACKOFF_S)) - 1])
 
     async def _adopt(self, process: RunnerProcess) -> asyncio.Task[str] | None:
@@ -136,7 +134,6 @@ class Supervisor:
 
     async def _listen(self, process: RunnerProcess) -> str:
         process.acknowledge(*self._metrics.position(process.slot))
-        self.changed.set()
         return await process.listen()
 
     async def stop(self) -> None:
