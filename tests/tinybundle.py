@@ -18,9 +18,9 @@ from onnx import TensorProto, helper
 
 from lenskeep.bundle import archive, manifest, signing
 from lenskeep.bundle.archive import BundleReader, Limits, VerifiedBundle
+from lenskeep.bundle.authority import TrustedKey, TrustStore
 from lenskeep.bundle.keys import PrivateKey, generate_key
 from lenskeep.bundle.signing import SignedFile
-from lenskeep.bundle.trust import TrustedKey, TrustStore
 
 NOW_S = 1_800_000_000.0
 LABELS = ["good", "scratched", "missing"]

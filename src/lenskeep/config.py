@@ -20,10 +20,14 @@ Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
 NatNumber = Annotated[int, Meta(ge=0)]
 _PLACE = r"^[a-z0-9][a-z0-9-]{0,30}$"
+_DEVICE_ID = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 _SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
+_ADDRESS = r"^(https?://[^\s?#]+)?$"
 # What a person is told instead of the pattern.
 _IN_WORDS = {
     _PLACE: "up to 31 lower-case letters, digits and hyphens",
+    _DEVICE_ID: "up to 63 lower-case letters, digits and hyphens",
+    _ADDRESS: "an address like https://fleet.example:8443",
     _SOURCE: "v4l2:PATH, rtsp://…, http://…, file:PATH, folder:PATH or synthetic:SCENE",
 }
 PlaceName = Annotated[str, Meta(pattern=_PLACE)]
@@ -37,6 +41,7 @@ class Device(_Section, frozen=True, kw_only=True):
     """[device]"""
 
     name: Annotated[str, Meta(max_length=64)] = ""
+    id: Annotated[str, Meta(pattern=_DEVICE_ID)] = ""
 
 
 class Storage(_Section, frozen=True, kw_only=True):
@@ -61,6 +66,22 @@ class Control(_Section, frozen=True, kw_only=True):
     anonymous_role: Literal["viewer", "none"] = "viewer"
     group_role: Literal["viewer", "operator", "supervisor", "admin"] = "supervisor"
     hosts: list[str] = []
+
+
+class Trust(_Section, frozen=True, kw_only=True):
+    """[trust]"""
+
+    root: str = ""
+    repository: Annotated[str, Meta(pattern=_ADDRESS)] = ""
+    follow: Literal["activate", "stage", "off"] = "activate"
+    on_withdrawn: Literal["alarm", "fallback", "stop"] = "alarm"
+
+
+class Fleet(_Section, frozen=True, kw_only=True):
+    """[fleet]"""
+
+    url: Annotated[str, Meta(pattern=_ADDRESS)] = ""
+    poll_s: Positive = 60.0
 
 
 class Trial(_Section, frozen=True, kw_only=True):
@@ -124,6 +145,8 @@ class Config(_Section, frozen=True, kw_only=True):
     storage: Storage = Storage()
     limits: Limits = Limits()
     control: Control = Control()
+    trust: Trust = Trust()
+    fleet: Fleet = Fleet()
     trial: Trial = Trial()
     probation: Probation = Probation()
     metrics: MetricsRetention = MetricsRetention()

@@ -3,6 +3,7 @@
 LenskeepError
 ├── RequestError          the caller: a wrong word, an unknown name, no right to ask
 ├── BundleError           whoever made the bundle; trying again does not help
+├── TrustError            whoever keeps the repository: its roles, its freshness, what it lists
 ├── QualificationError    the bundle is authentic but unfit for this very device
 ├── SlotError             the operator: a swap refused, nothing to go back to, a version that took itself back
 ├── DeviceError           this box: disk, database, camera, a process that died
@@ -12,8 +13,8 @@ LenskeepError
 Rules. A class is a fault: its `code` is stable and never used for anything else, the first line of its docstring is
 its title, the rest is what `lenskeep explain CODE` prints, and `hint` is the one next step for the person in front of
 the device. The message given at the raise names the subject and what remained unchanged. Codes are grouped: 10xx
-service, 11xx requests, 20xx camera, 30xx runtime, 40xx trust, 50xx storage, 60xx time, 61xx keys, 70xx sync,
-80xx gates, 81xx rollback. Nothing here knows HTTP or exit codes; two tables elsewhere map them.
+service, 11xx requests, 20xx camera, 30xx runtime, 40xx bundles, 41xx repository, 42xx its tool, 43xx identity, 44xx
+record, 50xx storage, 60xx time, 61xx keys, 70xx sync, 80xx gates, 81xx rollback. Nothing here knows HTTP or exit codes; two tables elsewhere map them.
 """
 
 from __future__ import annotations
@@ -248,6 +249,144 @@ class ModelRefusedError(BundleError):
 
     code = "LK-4020"
     hint = "Export the model again with a static graph and without external data."
+
+
+# --- 41xx: the repository and its roles ------------------------------------------------------------------------------
+
+
+class TrustError(LenskeepError):
+    """The repository's metadata is refused.
+
+    What it says cannot be proved by the keys that this device trusts. What was trusted before stays so, and what runs
+    goes on.
+    """
+
+    code = "LK-4100"
+    hint = "Sync again; if it is refused again, show this message to the people who hold the repository's keys."
+
+
+class MetadataSignatureError(TrustError):
+    """A role's metadata lacks valid signatures of enough of its keys.
+
+    It was changed on the way, or signed by somebody who may not. What was trusted before stays so.
+    """
+
+    code = "LK-4101"
+    hint = "Sync again from another source; if it goes on, the repository's holders run: lenskeep trust status."
+
+
+class MetadataExpiredError(TrustError):
+    """The repository's metadata is out of date.
+
+    Its signatures were good for a time that is over, so nobody can say what is current. New activations wait; what
+    runs goes on.
+    """
+
+    code = "LK-4102"
+    hint = "Sync with the fleet or with a freshly written stick; if the clock is wrong, set it."
+
+
+class MetadataRollbackError(TrustError):
+    """The repository shows an older state than this device has already seen.
+
+    An old copy was restored or is replayed. What was trusted before stays so.
+    """
+
+    code = "LK-4103"
+    hint = "Use the current repository or a newer stick; `lenskeep trust status` shows the versions."
+
+
+class MetadataMissingError(TrustError):
+    """A file that the repository's metadata names is not there.
+
+    The copy is incomplete, or something between answers in the repository's place.
+    """
+
+    code = "LK-4104"
+    hint = "Write the stick again, or sync again once the network is right."
+    retryable = True
+
+
+class MetadataTooLargeError(TrustError):
+    """A metadata file is larger than it may be.
+
+    It is not read any further.
+    """
+
+    code = "LK-4105"
+    hint = "The source is not the repository, or is broken; use another one."
+
+
+class MetadataFormatError(TrustError):
+    """A metadata file cannot be read as what it should be.
+
+    A web page in place of a file is the usual cause: a sign-in page of the network.
+    """
+
+    code = "LK-4106"
+    hint = "Check that the network lets the device through to the fleet without a sign-in page."
+
+
+class NotListedError(TrustError):
+    """No role of the repository lists this version now.
+
+    It was never released, or it was withdrawn. It is not activated, nor gone back to; if it runs, it goes on.
+    """
+
+    code = "LK-4107"
+    hint = "Ask the publisher for a version that is listed; `lenskeep models` shows which are."
+
+
+class ListingMismatchError(TrustError):
+    """The bundle is not the file that the repository lists under its name.
+
+    Length or digest differ, or the name inside differs from the name outside.
+    """
+
+    code = "LK-4108"
+    hint = "Copy the file again from the repository; if it is refused again, tell the publisher."
+
+
+class AssignmentError(TrustError):
+    """What the director assigned to this device cannot be followed.
+
+    It names another device, a version that is not listed, or cannot be read. What runs goes on.
+    """
+
+    code = "LK-4109"
+    hint = "The fleet's operator assigns a listed version again."
+
+
+class SourceError(TrustError):
+    """The stick or folder cannot be used.
+
+    A file is not a plain file, cannot be read, or left while it was read. Nothing was changed.
+    """
+
+    code = "LK-4110"
+    hint = "Plug the stick in again and repeat; if it goes on, write it again."
+    retryable = True
+
+
+class TrustStateLostError(TrustError):
+    """What this device knew about the repository was lost.
+
+    It begins again from the root that it was provisioned with; until the next sync an old repository would be taken for
+    current as long as its signatures last.
+    """
+
+    code = "LK-4111"
+    hint = "Sync with the fleet as soon as it can be reached."
+
+
+class NoRepositoryError(TrustError):
+    """This device follows no repository.
+
+    It trusts the keys that its administrator added.
+    """
+
+    code = "LK-4112"
+    hint = "Give it the repository's root: lenskeep trust follow ROOT.json."
 
 
 # --- 80xx: the gates on this device --------------------------------------------------------------------------------

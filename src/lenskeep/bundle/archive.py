@@ -21,9 +21,9 @@ from dataclasses import InitVar, dataclass
 from typing import Protocol
 
 from lenskeep.bundle import signing
+from lenskeep.bundle.authority import Authority, TrustedKey
 from lenskeep.bundle.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, parse
 from lenskeep.bundle.signing import SIGNATURE_BYTES_MAX, SIGNATURE_NAME, SignedFile
-from lenskeep.bundle.trust import Authority, TrustedKey
 from lenskeep.errors import BundleFormatError, DigestMismatchError, LimitExceededError, ManifestError
 
 BLOCK_BYTES = 512

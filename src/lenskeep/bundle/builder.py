@@ -13,10 +13,10 @@ from pathlib import Path
 
 from lenskeep.bundle import disk, signing
 from lenskeep.bundle.archive import VerifiedBundle
+from lenskeep.bundle.authority import TrustedKey, TrustStore
 from lenskeep.bundle.disk import Part
 from lenskeep.bundle.keys import PublicKey, Signer
 from lenskeep.bundle.signing import SignedFile
-from lenskeep.bundle.trust import TrustedKey, TrustStore
 from lenskeep.clock import BUILT_AT
 
 

@@ -28,10 +28,10 @@ from lenskeep.bundle.archive import (
     check_names,
     rebuild_parts,
 )
+from lenskeep.bundle.authority import Authority
 from lenskeep.bundle.modelcheck import check_model
 from lenskeep.bundle.onnxcheck import OnnxFacts
 from lenskeep.bundle.signing import SIGNATURE_BYTES_MAX, SIGNATURE_NAME
-from lenskeep.bundle.trust import Authority
 from lenskeep.errors import BundleFormatError, LimitExceededError, RequestError
 
 CHUNK_BYTES = 1 << 20

@@ -26,11 +26,11 @@ from lenskeep.bundle.archive import (
     content_digest,
     proven_size,
 )
+from lenskeep.bundle.authority import Authority
 from lenskeep.bundle.manifest import MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest
 from lenskeep.bundle.modelcheck import check_model
 from lenskeep.bundle.onnxcheck import OnnxFacts
 from lenskeep.bundle.signing import SIGNATURE_BYTES_MAX, SIGNATURE_NAME, Statement
-from lenskeep.bundle.trust import Authority
 from lenskeep.errors import BundleFormatError, DigestMismatchError, LimitExceededError
 
 CARD_BYTES_MAX = 64 << 10

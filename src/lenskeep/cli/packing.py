@@ -15,12 +15,12 @@ from pathlib import Path
 
 from lenskeep.bundle import builder, disk, draft, golden, keys
 from lenskeep.bundle import manifest as manifests
+from lenskeep.bundle.authority import TrustStore
 from lenskeep.bundle.draft import Draft
 from lenskeep.bundle.golden import Answers
 from lenskeep.bundle.keys import PrivateKey
 from lenskeep.bundle.recipe import Recipe
 from lenskeep.bundle.signing import SIGNATURE_BYTES_MAX
-from lenskeep.bundle.trust import TrustStore
 from lenskeep.errors import RequestError
 
 KEY_BYTES_MAX = 16_000

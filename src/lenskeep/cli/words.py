@@ -30,6 +30,7 @@ from lenskeep.errors import (
     StorageFullError,
     SwapRefusedError,
     TimedOutError,
+    TrustError,
     UnknownNameError,
 )
 
@@ -79,6 +80,7 @@ EXIT_OF: dict[type[LenskeepError], Exit] = {
     NotSignedInError: Exit.NOT_PERMITTED,
     NotPermittedError: Exit.NOT_PERMITTED,
     BundleError: Exit.REFUSED,
+    TrustError: Exit.REFUSED,
     QualificationError: Exit.GATE,
     StorageFullError: Exit.GATE,
     SwapRefusedError: Exit.GATE,

@@ -16,7 +16,7 @@ from pathlib import Path
 from lenskeep.bundle import archive, disk, modelcheck
 from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.archive import BundleReader, VerifiedBundle
-from lenskeep.bundle.trust import TrustStore
+from lenskeep.bundle.authority import TrustStore
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.events import Events

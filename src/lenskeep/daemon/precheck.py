@@ -10,9 +10,9 @@ import psutil
 
 from lenskeep.bundle import archive, signing
 from lenskeep.bundle import manifest as manifests
+from lenskeep.bundle.authority import TrustStore
 from lenskeep.bundle.manifest import Manifest
 from lenskeep.bundle.signing import SignedFile
-from lenskeep.bundle.trust import TrustStore
 from lenskeep.errors import BlobDamagedError, DiskHeadroomError, LenskeepError, MemoryBudgetError
 from lenskeep.messages.runner import TrialCheck, TrialReport
 from lenskeep.registry.blobs import MEBIBYTE, Blobs

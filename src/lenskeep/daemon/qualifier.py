@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from lenskeep.bundle import manifest as manifests
-from lenskeep.bundle.trust import TrustStore
+from lenskeep.bundle.authority import TrustStore
 from lenskeep.clock import Clock
 from lenskeep.config import Trial
 from lenskeep.daemon.events import Events

@@ -8,7 +8,7 @@ import uuid
 from datetime import UTC, datetime
 
 from lenskeep.bundle import keys as bundle_keys
-from lenskeep.bundle.trust import TrustedKey
+from lenskeep.bundle.authority import TrustedKey
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.database import Database, Row
 from lenskeep.errors import ConflictError, IdempotencyError, RequestError, UnknownNameError

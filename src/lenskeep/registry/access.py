@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lenskeep.bundle.trust import TrustedKey
+from lenskeep.bundle.authority import TrustedKey
 from lenskeep.database import Row, Transaction
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lenskeep.bundle.trust import TrustStore, matches
+from lenskeep.bundle.authority import TrustStore, matches
 from lenskeep.errors import (
     BundleError,
     KeyExpiredError,
