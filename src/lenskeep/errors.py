@@ -14,7 +14,8 @@ Rules. A class is a fault: its `code` is stable and never used for anything else
 its title, the rest is what `lenskeep explain CODE` prints, and `hint` is the one next step for the person in front of
 the device. The message given at the raise names the subject and what remained unchanged. Codes are grouped: 10xx
 service, 11xx requests, 20xx camera, 30xx runtime, 40xx bundles, 41xx repository, 42xx its tool, 43xx identity, 44xx
-record, 50xx storage, 60xx time, 61xx keys, 70xx sync, 80xx gates, 81xx rollback. Nothing here knows HTTP or exit codes; two tables elsewhere map them.
+record, 50xx storage, 60xx time, 61xx keys, 70xx sync, 80xx gates, 81xx rollback. Nothing here knows HTTP or exit codes;
+two tables elsewhere map them.
 """
 
 from __future__ import annotations
