@@ -61,6 +61,16 @@ class RoleView(_Message, frozen=True, kw_only=True):
     paths: list[str] = []  # a delegated role's patterns
 
 
+class Delegation(_Message, frozen=True, kw_only=True):
+    """One publisher role as `targets` delegates to it, whether or not its own metadata was needed; in their order."""
+
+    role: str
+    paths: list[str]
+    keys: list[str]  # PEM texts
+    threshold: int
+    terminating: bool
+
+
 class Listing(_Message, frozen=True, kw_only=True):
     """A target that a role lists: what the file must be, and whose signature inside it counts."""
 
@@ -78,6 +88,7 @@ class Verdict(_Message, frozen=True, kw_only=True):
     roles: list[RoleView]
     issued_s: float  # signed time of the newest timestamp: it has passed; 0 = the timestamp does not say
     stored: dict[str, bytes]  # to be kept for the next look, in the form of `Look.stored`
+    delegations: list[Delegation]
     listings: list[Listing]
     unlisted: list[str]  # paths that were asked for and that nobody lists
     assignment: bytes | None = None  # the verified bytes of `devices/DEVICE.json`
