@@ -64,6 +64,7 @@ class VerifiedBundle:
     signature: bytes  # model.sig
     files: tuple[FileFact, ...]  # without model.sig, in the order of the archive
     digest: str  # of the content: see `content_digest`
+    file_sha256: str  # of the whole archive, as a repository lists it
     key_id: str
     signer: str  # name of the trusted key
     size_bytes: int  # of the whole archive
@@ -99,7 +100,7 @@ class BundleReader:
     Args:
         now_s: the time to judge keys by.
         open_member: makes the sink for a member; called only once the signature has proven name and digest.
-    Cost: one pass, one sha256, no copies; memory for model.sig and model.json only.
+    Cost: one pass, two sha256 (of each file and of the whole), no copies; memory for model.sig and model.json only.
     """
 
     def __init__(self, trust: Authority, now_s: float, limits: Limits, open_member: OpenMember) -> None:
@@ -107,6 +108,7 @@ class BundleReader:
         self._now_s = now_s
         self._open_member = open_member
         self._limits = limits
+        self._whole = hashlib.sha256()
         self._offset = 0
         self._size_bytes = 0  # as announced by the headers so far
         self._inside = SIGNATURE_NAME
@@ -137,6 +139,7 @@ class BundleReader:
         if not self._left:
             raise BundleFormatError(f"The file goes on after its end at {self._offset} bytes.")
         piece = data[: self._left]
+        self._whole.update(piece)
         self._take(piece)
         self._left -= len(piece)
         self._offset += len(piece)
@@ -167,6 +170,7 @@ class BundleReader:
             signature=bytes(signature),
             files=tuple(files),
             digest=content_digest(files),
+            file_sha256=self._whole.hexdigest(),
             key_id=key.id,
             signer=key.name,
             size_bytes=self._size_bytes + len(END),

@@ -30,6 +30,7 @@ class StoredBundle(Struct, frozen=True, kw_only=True):
     pinned: bool
     imported_ms: int
     imported_by: str
+    file_sha256: str  # of the bundle file; empty when it was stored before that was kept
 
     @property
     def ref(self) -> str:
@@ -73,10 +74,11 @@ async def insert(tx: Transaction, bundle_id: str, verified: VerifiedBundle, *, a
     model = next(file for file in verified.files if file.name == manifest.model)
     await tx.run(
         "INSERT INTO bundle (id, name, version, digest, model_sha256, manifest, signature, key_id, signer, size_bytes,"
-        " state, parent, imported_ms, imported_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'imported', ?, ?, ?)",
+        " state, parent, imported_ms, imported_by, file_sha256)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'imported', ?, ?, ?, ?)",
         bundle_id, manifest.name, manifest.version, verified.digest, model.sha256, verified.manifest_json,
         verified.signature, verified.key_id, verified.signer, verified.size_bytes, manifest.provenance.parent, at_ms,
-        by,
+        by, verified.file_sha256,
     )  # fmt: skip
     await tx.many(
         "INSERT INTO bundle_file VALUES (?, ?, ?, ?, ?)",
@@ -96,8 +98,9 @@ async def _renew(
     state = next_bundle_state(known.state, BundleEvent.IMPORTED_AGAIN)
     await tx.run(
         "UPDATE bundle SET state = ?, signature = ?, key_id = ?, signer = ?, size_bytes = ?, imported_ms = ?,"
-        " imported_by = ? WHERE id = ?",
-        state, verified.signature, verified.key_id, verified.signer, verified.size_bytes, at_ms, by, known.id,
+        " imported_by = ?, file_sha256 = ? WHERE id = ?",
+        state, verified.signature, verified.key_id, verified.signer, verified.size_bytes, at_ms, by,
+        verified.file_sha256, known.id,
     )  # fmt: skip
     return await get(tx, known.id)
 
@@ -163,6 +166,11 @@ async def record_state(tx: Transaction, bundle: StoredBundle, event: BundleEvent
     return state
 
 
+async def note_file(tx: Transaction, bundle_id: str, file_sha256: str) -> None:
+    """Keep the digest of a bundle file that was stored before it was asked for."""
+    await tx.run("UPDATE bundle SET file_sha256 = ? WHERE id = ?", file_sha256, bundle_id)
+
+
 async def pin(tx: Transaction, bundle_id: str, pinned: bool) -> None:
     """Keep a version from retention, or let it go again."""
     await tx.run("UPDATE bundle SET pinned = ? WHERE id = ?", pinned, bundle_id)
@@ -213,6 +221,7 @@ def _bundle(row: Row) -> StoredBundle:
         manifest=row["manifest"], signature=row["signature"], key_id=row["key_id"], signer=row["signer"],
         size_bytes=row["size_bytes"], state=BundleState(row["state"]), parent=row["parent"], pinned=bool(row["pinned"]),
         imported_ms=row["imported_ms"], imported_by=row["imported_by"],
+        file_sha256=row["file_sha256"],
     )  # fmt: skip
 
 
