@@ -4,6 +4,7 @@ LenskeepError
 ├── RequestError          the caller: a wrong word, an unknown name, no right to ask
 ├── BundleError           whoever made the bundle; trying again does not help
 ├── TrustError            whoever keeps the repository: its roles, its freshness, what it lists
+├── IdentityError         whoever enrols devices: keys, certificates, tokens, signed reports
 ├── QualificationError    the bundle is authentic but unfit for this very device
 ├── SlotError             the operator: a swap refused, nothing to go back to, a version that took itself back
 ├── DeviceError           this box: disk, database, camera, a process that died
@@ -390,6 +391,143 @@ class NoRepositoryError(TrustError):
     hint = "Give it the repository's root: lenskeep trust follow ROOT.json."
 
 
+# --- 43xx: who a device is -------------------------------------------------------------------------------------------
+
+
+class IdentityError(LenskeepError):
+    """The proof of who a device is was refused.
+
+    A key, a certificate, a token or a signed report does not prove what it should. Nothing was changed.
+    """
+
+    code = "LK-4300"
+    hint = "Look at `lenskeep identity show` on the device and at `lenskeep fleet show DEVICE` at the fleet."
+
+
+class CertificateError(IdentityError):
+    """The certificate cannot be used by this device.
+
+    It was made for another key or another device, by another authority, or for another time.
+    """
+
+    code = "LK-4301"
+    hint = "Write a new request (lenskeep identity csr) and have the fleet's operator answer that one."
+
+
+class NotEnrolledError(IdentityError):
+    """This device belongs to no fleet yet.
+
+    It has a key of its own, but no certificate that a fleet would accept.
+    """
+
+    code = "LK-4302"
+    hint = "Enrol it: lenskeep enrol URL --token TOKEN, or by stick: lenskeep identity csr."
+
+
+class UnlistedDeviceError(IdentityError):
+    """The fleet does not list this device's key.
+
+    The device was revoked, replaced by another one with its name, or never enrolled here. A certificate alone opens
+    nothing.
+    """
+
+    code = "LK-4303"
+    hint = "If it should belong here, the operator makes a token (lenskeep fleet token DEVICE); then enrol it again."
+
+
+class EnrolmentTokenError(IdentityError):
+    """The enrolment token is not known or is too old.
+
+    A token is good for one device and for one day.
+    """
+
+    code = "LK-4304"
+    hint = "Ask the fleet's operator for a new one: lenskeep fleet token DEVICE."
+
+
+class TokenUsedError(IdentityError):
+    """The enrolment token was used by another key already.
+
+    Somebody else enrolled with it, or the device has lost its key since. Nothing was changed.
+    """
+
+    code = "LK-4305"
+    hint = "If it was not you, have the device revoked (lenskeep fleet revoke DEVICE); then ask for a new token."
+
+
+class ForeignIdentityError(IdentityError):
+    """A device asks in the name of another one.
+
+    The name in the request, in the token or in the certificate differs from the name that is asked for.
+    """
+
+    code = "LK-4306"
+    hint = "Use the device's own name: `lenskeep identity show` prints it, device.id in the configuration sets it."
+
+
+class CertificateRequestError(IdentityError):
+    """The certificate request cannot be granted.
+
+    It cannot be read, does not prove that its sender holds the key, or its key is of a kind that is not accepted.
+    """
+
+    code = "LK-4307"
+    hint = "Write it again with: lenskeep identity csr."
+
+
+class FleetNotProvenError(IdentityError):
+    """The fleet server did not prove that it is the one that is meant.
+
+    Its authority is another one than the token or the operator named: a wrong address, or somebody in between. Nothing
+    was sent to it.
+    """
+
+    code = "LK-4308"
+    hint = "Compare the fingerprint with the operator (lenskeep fleet ca show); do not go on if they differ."
+
+
+class ReportRefusedError(IdentityError):
+    """A device's report cannot be believed.
+
+    It is not signed by the device that it speaks for, or cannot be read. Nothing was stored.
+    """
+
+    code = "LK-4309"
+    hint = "Write it again on the device; a report from a damaged stick is the usual cause."
+
+
+class RecordContradictedError(IdentityError):
+    """A device's record contradicts what the fleet has seen of it.
+
+    It became shorter, or an entry that was there before is another one now: it was restored from an old copy, or
+    somebody changed it.
+    """
+
+    code = "LK-4310"
+    hint = "Export the record on the device (lenskeep audit export) and verify it; keep the disk if it fails."
+
+
+class TooManyTriesError(IdentityError):
+    """Too many attempts came from this address.
+
+    Enrolment is slow on purpose, so that nobody can guess.
+    """
+
+    code = "LK-4311"
+    hint = "Wait a minute and try once more with the right token."
+    retryable = True
+
+
+class ReportForkError(IdentityError):
+    """One device told two different things under one number.
+
+    Its state was restored from an old copy, or there are two devices with its key. The first report stays.
+    """
+
+    code = "LK-4312"
+    hint = "Check that the device was not copied; if it was, revoke it and enrol it again."
+
+
 # --- 80xx: the gates on this device --------------------------------------------------------------------------------
 
 
@@ -757,6 +895,40 @@ class PeerError(LenskeepError):
 
     code = "LK-7000"
     hint = "Try again; if it goes on, compare the versions of both ends."
+    retryable = True
+
+
+class FleetUnreachableError(PeerError):
+    """The fleet or the repository cannot be reached.
+
+    The network, a name or the server itself does not answer. Everything here goes on; it is asked again.
+    """
+
+    code = "LK-7001"
+    hint = "Check the cable and the address in the configuration: lenskeep config get fleet."
+    retryable = True
+
+
+class FleetAnswerError(PeerError):
+    """The fleet or the repository answers with something that it should not.
+
+    A redirect, another status or a web page: something between the device and the server answers in its place, or the
+    address is wrong.
+    """
+
+    code = "LK-7002"
+    hint = "Check the address in the configuration, and that no sign-in page stands in between."
+    retryable = True
+
+
+class SourceTooSlowError(PeerError):
+    """The repository answers too slowly to be used.
+
+    It was left, so that nobody can hold this device up with a trickle of bytes. It is asked again later.
+    """
+
+    code = "LK-7003"
+    hint = "Check the network; if it is always that slow, bring a stick."
     retryable = True
 
 
