@@ -20,6 +20,7 @@ class Known(Struct, frozen=True, kw_only=True):
 
     roles: list[RoleView] = []
     delegations: list[Delegation] = []
+    assignment: bytes = b""  # the verified bytes of devices/ID.json; empty = none
     issued_s: float = 0.0
     checked_ms: int = 0
 
@@ -48,7 +49,7 @@ async def known(tx: Transaction) -> Known | None:
     return Known(
         roles=msgspec.json.decode(row["roles"], type=list[RoleView]),
         delegations=msgspec.json.decode(row["delegations"], type=list[Delegation]),
-        issued_s=row["issued_s"], checked_ms=row["checked_ms"],
+        assignment=row["assignment"], issued_s=row["issued_s"], checked_ms=row["checked_ms"],
     )  # fmt: skip
 
 
@@ -70,7 +71,8 @@ async def keep_metadata(tx: Transaction, stored: dict[str, bytes], roles: list[R
             raise MetadataRollbackError(f"{name} would fall from version {before[name]} to {version}.")
     await tx.run("DELETE FROM tuf")
     await tx.many(
-        "INSERT INTO tuf VALUES (?, ?, ?)", ((name, versions.get(name, 0), raw) for name, raw in stored.items())
+        "INSERT INTO tuf VALUES (?, ?, ?)",
+        ((name, versions.get(name, before.get(name, 0)), raw) for name, raw in stored.items()),
     )
 
 
@@ -78,9 +80,9 @@ async def keep_verdict(tx: Transaction, verdict: Verdict, *, at_ms: int) -> None
     """Keep what a look found: metadata, roles, and the listings that were asked for."""
     await keep_metadata(tx, verdict.stored, verdict.roles)
     await tx.run(
-        "INSERT OR REPLACE INTO repository VALUES (1, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO repository VALUES (1, ?, ?, ?, ?, ?)",
         msgspec.json.encode(verdict.roles).decode(), msgspec.json.encode(verdict.delegations).decode(),
-        verdict.issued_s, at_ms,
+        verdict.assignment or b"", verdict.issued_s, at_ms,
     )  # fmt: skip
     await tx.many(
         "INSERT OR REPLACE INTO listing VALUES (?, ?, ?, ?, ?, ?)",
@@ -92,6 +94,11 @@ async def keep_verdict(tx: Transaction, verdict: Verdict, *, at_ms: int) -> None
     await tx.many(
         "INSERT OR REPLACE INTO listing VALUES (?, '', 0, '', '[]', 0)", ((path,) for path in verdict.unlisted)
     )
+
+
+async def keep_roles(tx: Transaction, roles: list[RoleView]) -> None:
+    """Keep how roles stand when only some of the metadata was verified."""
+    await tx.run("UPDATE repository SET roles = ? WHERE id = 1", msgspec.json.encode(roles).decode())
 
 
 async def touch(tx: Transaction, *, at_ms: int) -> None:

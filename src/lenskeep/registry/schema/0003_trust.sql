@@ -8,11 +8,12 @@ CREATE TABLE tuf (
     raw BLOB NOT NULL
 ) STRICT;
 
--- Its roles and delegations in the form that questions are answered from; one row.
+-- Its roles and delegations in the form that questions are answered from, and this device's assignment; one row.
 CREATE TABLE repository (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     roles TEXT NOT NULL,
     delegations TEXT NOT NULL,
+    assignment BLOB NOT NULL,
     issued_s REAL NOT NULL,
     checked_ms INTEGER NOT NULL
 ) STRICT;
