@@ -21,6 +21,10 @@ class Clock:
     def __init__(self, floor_s: float = BUILT_AT) -> None:
         self.floor_s = floor_s
 
+    def raise_floor(self, signed_s: float) -> None:
+        """Take over a signed time: it has passed. Never called with what a time server or the wall clock says."""
+        self.floor_s = max(self.floor_s, signed_s)
+
     def wall_s(self) -> float:
         """Return what the system's clock shows, in seconds since 1970."""
         return time.time()

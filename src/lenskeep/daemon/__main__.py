@@ -55,7 +55,7 @@ def main() -> int:
 
         from lenskeep.daemon.app import serve
 
-        asyncio.run(serve(config, places, Clock(), notifier, head_starts))
+        asyncio.run(serve(config, arguments.config.parent, places, Clock(), notifier, head_starts))
     except LenskeepError as error:
         log.critical("%s %s\nFix: %s", error.code, error, error.hint)
         return 78 if isinstance(error, ConfigError) else 1

@@ -17,6 +17,7 @@ from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.qualifier import Qualifier, fault_of
 from lenskeep.daemon.slotbook import DEVICE, SlotBook, budget_ms
 from lenskeep.daemon.supervisor import Supervisor
+from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database
 from lenskeep.errors import (
     ConflictError,
@@ -46,8 +47,9 @@ class Activator:
 
     def __init__(
         self, database: Database, book: SlotBook, qualifier: Qualifier, supervisor: Supervisor, metrics: Metrics,
-        operations: Operations, probation: Probation,
+        operations: Operations, probation: Probation, trust: TrustKeeper,
     ) -> None:  # fmt: skip
+        self._trust = trust
         self._database = database
         self._book = book
         self._qualifier = qualifier
@@ -91,9 +93,10 @@ class Activator:
         return operation
 
     async def _require_fit(self, bundle: StoredBundle) -> None:
+        await self._trust.require_listed(bundle)
         async with self._database.read() as tx:
             trial = await bundles.newest_trial(tx, bundle.id)
-            key = await access.key(tx, bundle.key_id)
+            key = None if self._trust.follows else await access.key(tx, bundle.key_id)
         if key is not None and key["revoked_ms"] is not None:
             raise KeyRevokedError(
                 f"{bundle.ref} is signed by {bundle.signer}, whose key was revoked. Nothing was changed."
@@ -124,6 +127,7 @@ class Activator:
             return await self._cancel(current, by, reason)
         if not current.previous:
             raise NothingToRollBackToError(f"Slot {name} has no previous version. What runs there goes on.")
+        await self._require_way_back(current.previous)
         previous = await self._book.plans.bundle_ref(current.previous)
         operation = await self._operations.begin("rollback", previous.ref, by)
 
@@ -135,6 +139,12 @@ class Activator:
 
         self._operations.spawn(operation.id, work)
         return operation
+
+    async def _require_way_back(self, bundle_id: str) -> None:
+        """Refuse to go back to what was withdrawn. Raises: TrustError."""
+        async with self._database.read() as tx:
+            bundle = await bundles.get(tx, bundle_id)
+        await self._trust.require_listed(bundle, going_back=True)
 
     async def _cancel(self, slot: StoredSlot, by: str, reason: str) -> Operation:
         """Take back a wish that has not been carried out yet."""

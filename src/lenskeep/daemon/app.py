@@ -36,12 +36,14 @@ from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.systemd import Notifier
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
+from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
 from lenskeep.daemon.views import Views
 from lenskeep.database import Database, open_database
 from lenskeep.errors import LenskeepError, RegistryCorruptError
 from lenskeep.lifecycle import SlotState
 from lenskeep.registry import bundles, journal, slots
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
+from lenskeep.trust.identity import device_id
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,12 @@ START, ORDERLY_STOP = "start", "orderly stop"  # counters: a start whose number 
 
 
 async def serve(
-    config: Config, places: Places, clock: Clock, notifier: Notifier, head_starts: dict[str, HeadStart]
+    config: Config,
+    config_folder: Path,
+    places: Places,
+    clock: Clock,
+    notifier: Notifier,
+    head_starts: dict[str, HeadStart],
 ) -> None:
     """Build the device daemon and run it until it is told to stop."""
     async with AsyncExitStack() as stack:
@@ -73,13 +80,17 @@ async def serve(
         operations = Operations(database, events, clock, tasks)
         plans = Plans(config, places, database, blobs)
         await asyncio.to_thread(remove_leftovers_in_thread, places, prepared | plans.pointed_files())
-        qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial)
-        importer = Importer(config, database, blobs, plans, qualifier, operations, events, clock)
+        name = device_id(places.identity, config.device.id, platform.node())
+        root = find_root(config.trust.root, config_folder, places.trust)
+        trust = TrustKeeper(database, clock, places.trust, name, root)
+        await trust.begin()
+        qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial, trust)
+        importer = Importer(config, database, blobs, plans, qualifier, operations, events, clock, trust)
         metrics = Metrics(windows, events, clock, config.metrics)
         supervisor = Supervisor(config, places, plans, metrics, events, clock, head_starts)
         book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
         recovery = Recovery(book, operations, after_orderly_stop=orderly)
-        activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation)
+        activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation, trust)
         health = Health(database, blobs, clock, notes)
         device = config.device.name or platform.node()
         views = Views(config, device, database, blobs, supervisor, book, metrics, health, clock)

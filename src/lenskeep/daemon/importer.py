@@ -16,18 +16,19 @@ from pathlib import Path
 from lenskeep.bundle import archive, disk, modelcheck
 from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.archive import BundleReader, VerifiedBundle
-from lenskeep.bundle.authority import TrustStore
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.qualifier import Qualifier
+from lenskeep.daemon.sources import RepositorySource
+from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database, Transaction
 from lenskeep.errors import BundleFormatError, InUseError, LimitExceededError
 from lenskeep.lifecycle import BundleEvent, BundleState
 from lenskeep.messages.control import Operation, Verification
-from lenskeep.registry import access, audit, bundles, slots
+from lenskeep.registry import audit, bundles, slots
 from lenskeep.registry.blobs import MEBIBYTE, Blobs, Staging
 from lenskeep.registry.bundles import StoredBundle
 
@@ -42,8 +43,9 @@ class Importer:
 
     def __init__(
         self, config: Config, database: Database, blobs: Blobs, plans: Plans, qualifier: Qualifier,
-        operations: Operations, events: Events, clock: Clock,
+        operations: Operations, events: Events, clock: Clock, trust: TrustKeeper,
     ) -> None:  # fmt: skip
+        self._trust = trust
         self._config = config
         self._database = database
         self._blobs = blobs
@@ -54,12 +56,16 @@ class Importer:
         self._clock = clock
         self._storing = asyncio.Lock()
 
-    async def receive(self, chunks: AsyncIterator[bytes], size_bytes: int | None, by: str) -> Operation:
+    async def receive(
+        self, chunks: AsyncIterator[bytes], size_bytes: int | None, by: str, source: RepositorySource | None = None
+    ) -> Operation:
         """Verify and store a bundle; the trial goes on in the operation that is returned.
 
-        Raises: BundleError for what is wrong with the file, StorageFullError; nothing is stored then.
+        Args:
+            source: where the repository can be asked whether it lists the version; None = only what is known here.
+        Raises: BundleError, TrustError for what is wrong with the file, StorageFullError; nothing is stored then.
         """
-        staging, verified = await self._stage(chunks, size_bytes)
+        staging, verified = await self._stage(chunks, size_bytes, source)
         try:
             bundle = await self._store(staging, verified, by)
         finally:
@@ -76,7 +82,7 @@ class Importer:
 
     async def verify(self, chunks: AsyncIterator[bytes], size_bytes: int | None) -> Verification:
         """Say what a bundle file is, by this device's keys, and keep nothing of it."""
-        staging, verified = await self._stage(chunks, size_bytes)
+        staging, verified = await self._stage(chunks, size_bytes, None)
         await asyncio.to_thread(staging.close)
         name, version = verified.manifest.name, verified.manifest.version
         async with self._database.read() as tx:
@@ -90,21 +96,23 @@ class Importer:
             older=bool(running) and manifests.version_key(version) < manifests.version_key(running),
         )  # fmt: skip
 
-    async def _stage(self, chunks: AsyncIterator[bytes], size_bytes: int | None) -> tuple[Staging, VerifiedBundle]:
+    async def _stage(
+        self, chunks: AsyncIterator[bytes], size_bytes: int | None, source: RepositorySource | None
+    ) -> tuple[Staging, VerifiedBundle]:
         bytes_max = self._config.limits.bundle_mb_max * MEBIBYTE
         if size_bytes is not None and size_bytes > bytes_max:
             raise LimitExceededError(
                 f"The file has {size_bytes / MEBIBYTE:.0f} MiB; this device takes {bytes_max // MEBIBYTE} MiB."
             )
         self._blobs.require_space(size_bytes or UNKNOWN_SIZE_BYTES)
-        async with self._database.read() as tx:
-            trust = TrustStore(await access.trusted_keys(tx))
+        authority = await self._trust.authority()
         staging = self._blobs.stage()
         try:
             limits = archive.Limits(total_bytes_max=bytes_max)
-            reader = BundleReader(trust, self._clock.now_s(), limits, staging.open_member)
+            reader = BundleReader(authority, self._clock.now_s(), limits, staging.open_member)
             await _feed(reader, chunks, size_bytes)
             verified = await asyncio.to_thread(reader.finish)
+            await self._trust.require_file(verified, source)
             await asyncio.to_thread(_check_model, verified, staging)
         except BaseException:
             await asyncio.to_thread(staging.close)

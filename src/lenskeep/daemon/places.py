@@ -58,6 +58,21 @@ class Places(Struct, frozen=True):
         """Models optimised for this device by their trials."""
         return self.state_dir / "prepared"
 
+    @property
+    def identity(self) -> Path:
+        """This device's key, its name and its certificate."""
+        return self.state_dir / "identity"
+
+    @property
+    def trust(self) -> Path:
+        """The repository's root as it was given, and what was ever seen of the repository."""
+        return self.state_dir / "trust"
+
+    @property
+    def incoming(self) -> Path:
+        """Bundle files on their way here."""
+        return self.state_dir / "incoming"
+
     def pointer(self, slot: str) -> Path:
         """The slot's pointer file: the last version that proved itself, startable without a database."""
         return self.state_dir / "slots" / f"{slot}.json"

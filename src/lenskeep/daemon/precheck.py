@@ -10,7 +10,7 @@ import psutil
 
 from lenskeep.bundle import archive, signing
 from lenskeep.bundle import manifest as manifests
-from lenskeep.bundle.authority import TrustStore
+from lenskeep.bundle.authority import Authority
 from lenskeep.bundle.manifest import Manifest
 from lenskeep.bundle.signing import SignedFile
 from lenskeep.errors import BlobDamagedError, DiskHeadroomError, LenskeepError, MemoryBudgetError
@@ -24,7 +24,7 @@ READ_BYTES = 1 << 20
 
 
 def precheck_in_thread(
-    bundle: StoredBundle, files: list[StoredFile], blobs: Blobs, trust: TrustStore, now_s: float
+    bundle: StoredBundle, files: list[StoredFile], blobs: Blobs, trust: Authority, now_s: float
 ) -> tuple[list[TrialCheck], LenskeepError | None]:
     """Look at signature, memory and disk; stop at the first fault. Cost: reads the whole bundle, about 1 s a GiB."""
     manifest = manifests.parse(bundle.manifest)
@@ -51,7 +51,7 @@ def _passed(name: str, text: str) -> TrialCheck:
 
 
 def _signature(
-    bundle: StoredBundle, manifest: Manifest, files: list[StoredFile], blobs: Blobs, trust: TrustStore, now_s: float
+    bundle: StoredBundle, manifest: Manifest, files: list[StoredFile], blobs: Blobs, trust: Authority, now_s: float
 ) -> str:
     envelope = signing.open_signature(bundle.signature)
     key = trust.key_for(envelope.key_id)

@@ -18,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from lenskeep.bundle import manifest as manifests
-from lenskeep.bundle.authority import TrustStore
 from lenskeep.clock import Clock
 from lenskeep.config import Trial
 from lenskeep.daemon.events import Events
@@ -26,6 +25,7 @@ from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.precheck import precheck_in_thread, refusal
+from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database
 from lenskeep.errors import (
     LenskeepError,
@@ -46,7 +46,7 @@ from lenskeep.messages.runner import (
     TrialReport,
     decoder,
 )
-from lenskeep.registry import access, audit, bundles, slots
+from lenskeep.registry import audit, bundles, slots
 from lenskeep.registry.blobs import Blobs, sync_folder
 from lenskeep.registry.bundles import StoredBundle, StoredFile
 
@@ -58,8 +58,9 @@ class Qualifier:
 
     def __init__(
         self, database: Database, blobs: Blobs, places: Places, plans: Plans, operations: Operations, events: Events,
-        clock: Clock, limits: Trial,
+        clock: Clock, limits: Trial, trust: TrustKeeper,
     ) -> None:  # fmt: skip
+        self._trust = trust
         self._database = database
         self._blobs = blobs
         self._places = places
@@ -103,9 +104,9 @@ class Qualifier:
             async with self._database.read() as tx:
                 bundle = await bundles.get(tx, bundle_id)
                 stored = await bundles.files(tx, bundle_id)
-                trust = TrustStore(await access.trusted_keys(tx))
+            authority = await self._trust.authority()
             checks, fault = await asyncio.to_thread(
-                precheck_in_thread, bundle, stored, self._blobs, trust, self._clock.now_s()
+                precheck_in_thread, bundle, stored, self._blobs, authority, self._clock.now_s()
             )
             if fault is not None:
                 report, prepared_file = refusal(checks, fault), ""

@@ -37,6 +37,7 @@ class Assigned(Struct, frozen=True, kw_only=True):
     target: str
     sha256: str
     state: State
+    operation: str = ""  # the activation that was asked for
     code: str = ""
     reason: str = ""
 
@@ -131,8 +132,8 @@ async def assigned(tx: Transaction) -> list[Assigned]:
 async def assign(tx: Transaction, one: Assigned) -> None:
     """Write what was assigned to a slot, or what became of it."""
     await tx.run(
-        "INSERT OR REPLACE INTO assignment VALUES (?, ?, ?, ?, ?, ?, ?)",
-        one.slot, one.generation, one.target, one.sha256, one.state, one.code, one.reason,
+        "INSERT OR REPLACE INTO assignment VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        one.slot, one.generation, one.target, one.sha256, one.state, one.operation, one.code, one.reason,
     )  # fmt: skip
 
 
@@ -146,5 +147,5 @@ def _listing(row: Row) -> Listing:
 def _assigned(row: Row) -> Assigned:
     return Assigned(
         slot=row["slot"], generation=row["generation"], target=row["target"], sha256=row["sha256"], state=row["state"],
-        code=row["code"], reason=row["reason"],
+        operation=row["operation"], code=row["code"], reason=row["reason"],
     )  # fmt: skip

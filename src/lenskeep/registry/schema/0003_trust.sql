@@ -35,6 +35,7 @@ CREATE TABLE assignment (
     target TEXT NOT NULL,
     sha256 TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('new', 'staged', 'asked', 'followed', 'refused')),
+    operation TEXT NOT NULL DEFAULT '',
     code TEXT NOT NULL DEFAULT '',
     reason TEXT NOT NULL DEFAULT ''
 ) STRICT;
