@@ -1,0 +1,1 @@
+"""What the fleet remembers. SQL stands here and nowhere else in the fleet."""

@@ -1,0 +1,1 @@
+"""Numbered steps of the fleet's schema, applied in order and once."""
