@@ -391,6 +391,123 @@ class NoRepositoryError(TrustError):
     hint = "Give it the repository's root: lenskeep trust follow ROOT.json."
 
 
+# --- 42xx: the tool of the people who keep the repository -----------------------------------------------------------
+
+
+class KeepingError(TrustError):
+    """The repository cannot be changed in this way.
+
+    What was asked for breaks a rule of the repository. Nothing was changed.
+    """
+
+    code = "LK-4200"
+    hint = "`lenskeep trust status` shows the roles, their keys and what waits for a signature."
+
+
+class RepositoryFolderError(KeepingError):
+    """This folder is no repository that can be worked on.
+
+    It lacks a signed root, or is a repository already where a new one was asked for. Nothing was changed.
+    """
+
+    code = "LK-4201"
+    hint = "Name the repository with --repository DIR; `lenskeep trust init DIR` makes a new one."
+
+
+class RepositoryBusyError(KeepingError):
+    """Somebody else is changing the repository right now.
+
+    Only one at a time may write. Nothing was changed.
+    """
+
+    code = "LK-4202"
+    hint = "Try again in a moment; `lenskeep trust status` works meanwhile."
+    retryable = True
+
+
+class RepositoryDamagedError(KeepingError):
+    """The repository's own files do not fit together.
+
+    A file is missing, was changed, or lacks its signatures. Nothing is signed on top of it.
+    """
+
+    code = "LK-4203"
+    hint = "Restore the named file from the server or from a backup; `lenskeep trust status` examines all of them."
+
+
+class NotEntitledError(KeepingError):
+    """This key may not sign that.
+
+    It belongs to no role that is asked for here, or was taken out of it. Nothing was changed.
+    """
+
+    code = "LK-4204"
+    hint = "`lenskeep trust status` lists who may sign what; use one of those keys."
+
+
+class AnswerRefusedError(KeepingError):
+    """A signature that came back is refused.
+
+    It belongs to another proposal, was changed on the way, or comes from a key that does not count. The others were
+    not touched.
+    """
+
+    code = "LK-4205"
+    hint = "Send the holder the present request again and compare its words over the telephone."
+
+
+class DelegationError(KeepingError):
+    """A role cannot be given this name, these paths or these keys.
+
+    Names of roles are fixed words of a-z, 0-9 and dash; a publisher signs models only, the director devices only; no
+    key counts twice and no threshold may be out of reach. Nothing was changed.
+    """
+
+    code = "LK-4206"
+    hint = "Correct the name, the pattern, the keys or the threshold that the message names."
+
+
+class RepublishedError(KeepingError):
+    """This version was released with another content before.
+
+    A version means one content for ever; devices and records rely on it. Nothing was changed.
+    """
+
+    code = "LK-4207"
+    hint = "Give the bundle a new version and publish that."
+
+
+class UploadRefusedError(KeepingError):
+    """What a publisher sent is not published.
+
+    It is not signed by enough of the role's keys, is not newer, lists what the role may not list, or lists files that
+    are not there. Nothing was changed.
+    """
+
+    code = "LK-4208"
+    hint = "The publisher fetches the present repository, signs again and sends it again."
+
+
+class ExternalSignerError(KeepingError):
+    """The program that holds the key did not sign.
+
+    It failed, took too long, or gave a signature that does not fit its key. Nothing was changed.
+    """
+
+    code = "LK-4209"
+    hint = "Run the program by hand: it reads bytes on standard input and writes a DER signature on standard output."
+
+
+class OnlineKeyMissingError(KeepingError):
+    """Online signatures are needed, and no online key was given.
+
+    Everything else is in its place; devices see it after the next refresh.
+    """
+
+    code = "LK-4210"
+    hint = "Run: lenskeep trust refresh --key ONLINE-KEY.pem"
+
+
 # --- 43xx: who a device is -------------------------------------------------------------------------------------------
 
 
@@ -526,6 +643,63 @@ class ReportForkError(IdentityError):
 
     code = "LK-4312"
     hint = "Check that the device was not copied; if it was, revoke it and enrol it again."
+
+
+# --- 44xx: the record ------------------------------------------------------------------------------------------------
+
+
+class RecordError(LenskeepError):
+    """The record of changes is not whole.
+
+    Its entries form a chain, each with the digest of all that came before. Somewhere an entry was changed, removed,
+    moved or cut off; the message names the first one that is wrong. What runs is not affected.
+    """
+
+    code = "LK-4400"
+    hint = "Keep the file as it is, export the device's record, and show both to whoever is responsible for it."
+
+
+class RecordCutError(RecordError):
+    """The registry is not the one that this device signed last.
+
+    It ends before the last signed entry or says something else there: an old copy was restored, or the file was
+    exchanged or changed. The record goes on from the last signed entry; what is missing stays missing, visibly.
+    """
+
+    code = "LK-4401"
+    hint = (
+        "Find out who touched the registry's file; compare with the fleet's witness: lenskeep audit verify --witness."
+    )
+
+
+class RecordLostError(RecordError):
+    """The registry was lost, and the record begins anew.
+
+    The new record names the last entry that the device had signed, so that nobody takes it for the whole.
+    """
+
+    code = "LK-4402"
+    hint = "Earlier exports of the record and the fleet's witness hold what was before; keep them."
+
+
+class RecordHeadError(RecordError):
+    """A signed head of the record cannot be used.
+
+    It is missing, damaged, or signed by another key than the one that it is judged by.
+    """
+
+    code = "LK-4403"
+    hint = "Check that the public key is this device's: lenskeep audit head shows it and its fingerprint."
+
+
+class RecordFormatError(RecordError):
+    """The file is not an exported record.
+
+    An exported record is a text of JSON lines, as `lenskeep audit export` writes it.
+    """
+
+    code = "LK-4404"
+    hint = "Export it again: lenskeep audit export -o record.jsonl."
 
 
 # --- 80xx: the gates on this device --------------------------------------------------------------------------------
