@@ -24,7 +24,7 @@ from lenskeep.registry import journal
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["import", "check", "activate", "rollback", "verify"]
+Kind = Literal["import", "check", "activate", "rollback", "verify", "sync"]
 
 
 class Operations:

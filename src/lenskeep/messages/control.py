@@ -11,14 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from lenskeep.messages.runner import CameraState, Outcome, Result, TrialReport
-
-Role = Literal["viewer", "operator", "supervisor", "admin"]
-ROLES: tuple[Role, ...] = (
-    "viewer",
-    "operator",
-    "supervisor",
-    "admin",
-)  # each may do what those before it may
+from lenskeep.permissions import Permission, Role
 
 Reason = Annotated[str, Meta(max_length=500)]
 RefText = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}(@[0-9a-z.\-]{1,60})?$(?!\n)")]
@@ -71,7 +64,7 @@ class Operation(_Answer, frozen=True, kw_only=True):
     """Long work that goes on by itself; look again, or wait with `?wait=30`."""
 
     id: str
-    kind: Literal["import", "check", "activate", "rollback", "verify"]
+    kind: Literal["import", "check", "activate", "rollback", "verify", "sync"]
     state: Literal["running", "succeeded", "failed", "rolled_back"]
     subject: str
     started: str
@@ -277,7 +270,7 @@ class Token(_Answer, frozen=True, kw_only=True):
 
 
 class AuditEntry(_Answer, frozen=True, kw_only=True):
-    """One state change: who, what, when, why, before, after."""
+    """One state change: who, what, when, why, before, after. `hash` chains it to all that came before."""
 
     sequence: int
     at: str
@@ -288,6 +281,68 @@ class AuditEntry(_Answer, frozen=True, kw_only=True):
     reason: str
     before: str
     after: str
+    monotonic_ms: int = 0
+    boot: str = ""  # which start of the machine `monotonic_ms` counts from
+    hash: str = ""
+
+
+class RecordHead(_Answer, frozen=True, kw_only=True):
+    """Up to where the record goes, signed by the device: `envelope` is a DSSE document, kept elsewhere a witness."""
+
+    device: str
+    sequence: int
+    hash: str
+    at: str
+    counter: int
+    key_id: str
+    public_key: str
+    envelope: str
+    witnessed: int = -1  # the newest entry whose head the fleet has acknowledged
+
+
+class RecordFinding(_Answer, frozen=True, kw_only=True):
+    """The first entry that is wrong, and what is wrong."""
+
+    sequence: int
+    kind: Literal[
+        "edited",
+        "missing",
+        "repeated",
+        "reordered",
+        "cut short",
+        "rewritten",
+        "foreign",
+        "head",
+        "unreadable",
+        "unguarded",
+    ]
+    text: str
+
+
+class RecordGap(_Answer, frozen=True, kw_only=True):
+    """Entries that are lost, as the device noted itself when it found out."""
+
+    first: int
+    last: int
+    noted: str
+    text: str
+
+
+class RecordVerdict(_Answer, frozen=True, kw_only=True):
+    """What a verification of the record found. `whole`: nothing was changed, removed, moved or cut off."""
+
+    whole: bool
+    device: str
+    first: int
+    last: int
+    entries: int
+    left_out: int  # entries of which only the digest is shown
+    head_sequence: int  # up to here a head signed by the device vouches
+    head_at: str
+    key_id: str
+    witnesses: int = 0  # heads kept elsewhere that fit
+    gaps: list[RecordGap] = []
+    finding: RecordFinding | None = None
 
 
 class Deployment(_Answer, frozen=True, kw_only=True):
@@ -370,8 +425,80 @@ def result_view(result: Result) -> ResultView:
 
 
 class WhoAmI(_Answer, frozen=True, kw_only=True):
-    """Who is asking, as the device sees it."""
+    """Who is asking, as the device sees it: what this role may do, and which roles may do what it may not."""
 
     name: str
     role: Role
     anonymous: bool
+    person: str = ""  # whom an approval counts for; several tokens may stand for one
+    slots: list[str] = []  # changes only these slots; empty = all
+    may: list[Permission] = []
+    needs: dict[str, list[Role]] = {}  # permission -> the roles that have it, the least first
+
+
+class SyncRequest(_Request, frozen=True, kw_only=True):
+    """Look at the repository now. `carried`: whoever asks brings the files (a stick, a laptop) as they are wanted."""
+
+    carried: bool = False
+    source: Annotated[str, Meta(max_length=200)] = ""  # what is carried, for people and the record
+
+
+class WantedFile(_Answer, frozen=True, kw_only=True):
+    """A file of the repository that a carried sync needs next; `number` 0 = none at the moment.
+
+    `done`: nothing more is wanted, the operation has ended or is about to.
+    """
+
+    number: int
+    name: str
+    offset: int
+    bytes_max: int  # 0 = as long as it is
+    done: bool
+
+
+class CarryFault(_Request, frozen=True, kw_only=True):
+    """The wanted file cannot be read where it is carried."""
+
+    message: Annotated[str, Meta(max_length=500)]
+
+
+class AssignmentView(_Answer, frozen=True, kw_only=True):
+    """What the fleet assigned to a slot, and what became of it."""
+
+    slot: str
+    generation: int
+    bundle: str
+    sha256: str
+    state: Literal["new", "staged", "asked", "followed", "refused"]
+    code: str = ""
+    reason: str = ""
+
+
+class TrustRole(_Answer, frozen=True, kw_only=True):
+    """A role of the repository as this device trusts it."""
+
+    name: str
+    version: int
+    expires: str
+    keys: int
+    threshold: int
+    paths: list[str]
+
+
+class RepositoryView(_Answer, frozen=True, kw_only=True):
+    """The repository that this device follows."""
+
+    follows: bool
+    device: str
+    source: str  # where it is read from by itself; empty = brought by hand
+    checked: str
+    roles: list[TrustRole]
+    assignments: list[AssignmentView]
+    withdrawn: list[str]  # stored versions that are not listed any more
+    faults: list[Check]
+
+
+class RootRequest(_Request, frozen=True, kw_only=True):
+    """Follow the repository of this root from now on; replaces the one that was followed."""
+
+    root: Annotated[str, Meta(max_length=600_000)]
