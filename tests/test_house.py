@@ -17,23 +17,25 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "lenskeep"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-GROUND = {"errors", "clock", "config", "lifecycle", "database", "sketch"}
+GROUND = {"errors", "clock", "config", "lifecycle", "database", "sketch", "permissions", "policy"}
 # Room -> our rooms that it may import. Down only.
 MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
     "sketch": set(),
-    "config": {"errors"},
+    "permissions": set(),
+    "policy": {"errors", "permissions"},
+    "config": {"errors", "permissions"},
     "lifecycle": {"errors"},
     "database": {"errors"},
     "bundle": {"errors", "clock"},
-    "messages": {"errors", "clock", "bundle", "lifecycle"},
+    "messages": {"errors", "clock", "bundle", "lifecycle", "permissions"},
     "trust": {"errors", "clock", "bundle", "messages"},
     "registry": {*GROUND, "bundle", "messages", "trust"},
     "runner": {"errors", "clock", "bundle", "messages"},
     "daemon": {*GROUND, "bundle", "messages", "trust", "registry"},
     "fleet": {*GROUND, "bundle", "messages", "trust"},
-    "cli": {"errors", "clock", "config", "bundle", "messages", "trust"},
+    "cli": {"errors", "clock", "config", "permissions", "bundle", "messages", "trust"},
 }
 # Foreign package -> rooms where it may appear.
 HOME_OF = {

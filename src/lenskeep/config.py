@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from lenskeep.errors import ConfigError
+from lenskeep.permissions import Role
 
 Positive = Annotated[float, Meta(gt=0)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -64,7 +65,7 @@ class Control(_Section, frozen=True, kw_only=True):
 
     port: Annotated[int, Meta(ge=0, le=65535)] = 8417
     anonymous_role: Literal["viewer", "none"] = "viewer"
-    group_role: Literal["viewer", "operator", "supervisor", "admin"] = "supervisor"
+    group_role: Role = "engineer"
     hosts: list[str] = []
 
 

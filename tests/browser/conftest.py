@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, TimeoutError, sync_playwright
 
-from lenskeep.messages.control import Role, TokenRequest
+from lenskeep.messages.control import TokenRequest
+from lenskeep.permissions import Role
 from tests.device import Device
 from tests.pocketdevice import free_port
 

@@ -196,7 +196,7 @@ def test_bundle_is_imported_tried_activated_on_trial_and_confirmed(fresh: MakeDe
     device = fresh("1.0.0")
     path = device.folder / "cap-inspect-1.1.0.lkb"
     path.write_bytes(bundle_bytes("1.1.0"))
-    tab = visit(device, "supervisor").models()
+    tab = visit(device, "engineer").models()
     tab.page.set_input_files("#file", path)
     tab.shows("#drop-text", "cap-inspect-1.1.0.lkb")
     tab.page.click("#import-send")
@@ -220,7 +220,7 @@ def test_damaged_file_and_stranger_are_refused_with_code_and_fix(
     flipped[len(flipped) // 2] ^= 1
     for name, data, code in (("flipped.lkb", bytes(flipped), "LK-40"), ("note.lkb", b"not a bundle" * 500, "LK-4010")):
         (tmp_path / name).write_bytes(data)
-        tab = visit(line, "supervisor").models()
+        tab = visit(line, "engineer").models()
         tab.page.set_input_files("#file", tmp_path / name)
         tab.page.click("#import-send")
         tab.shows("#import-said", code)
@@ -230,7 +230,7 @@ def test_damaged_file_and_stranger_are_refused_with_code_and_fix(
 
 
 def test_check_tries_a_version_and_changes_nothing(visit: MakeVisit, line: Device) -> None:
-    tab = visit(line, "supervisor").models()
+    tab = visit(line, "engineer").models()
     tab.page.get_by_role("button", name="Check: cap-inspect@1.0.0").click()
     tab.shows("#notice-body", "cap-inspect@1.0.0 passed its trial on this device.")
     assert line.slot().active == "cap-inspect@1.1.0"

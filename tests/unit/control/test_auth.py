@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 
 from lenskeep.daemon.control import auth
-from lenskeep.messages.control import ROLES
+from lenskeep.daemon.control.table import ROUTES
+from lenskeep.permissions import ROLES, TABLE, may, permissions_of
 from tests.pocketdevice import PocketDevice, configuration, served
 
 INTERPRETER = shutil.which("python3", path="/usr/bin") or sys.executable  # one that any account may start
@@ -104,17 +105,27 @@ async def test_unknown_token_is_refused_even_where_reading_is_open(tcp):
 
 
 @pytest.mark.parametrize(
-    ("path", "least"),
-    [("/v1/rollbacks", "operator"), ("/v1/confirmations", "operator"), ("/v1/activations", "supervisor"),
-     ("/v1/checks", "supervisor"), ("/v1/keys", "admin"), ("/v1/tokens", "admin")],
+    ("path", "permission"),
+    [("/v1/rollbacks", "rollback"), ("/v1/confirmations", "confirm"), ("/v1/activations", "activate"),
+     ("/v1/checks", "check"), ("/v1/keys", "keys"), ("/v1/tokens", "tokens")],
 )  # fmt: skip
-async def test_token_of_a_lower_role_is_refused_and_of_the_role_is_not(tcp, device, path, least):
+async def test_token_of_a_role_without_the_permission_is_refused_and_with_it_is_not(tcp, device, path, permission):
     for role in ROLES:
         async with tcp.post(path, json={"bundle": "nothing@!"}, headers=bearer(device.token(role))) as answer:
-            enough = ROLES.index(role) >= ROLES.index(least)
+            enough = may(role, permission)
             assert answer.status == (400 if enough else 403), f"{role} at {path}"
             assert (await code(answer)) == ("LK-1100" if enough else "LK-1104")
     assert device.calls == []
+
+
+def test_every_permission_opens_a_door_and_no_auditor_changes_anything():
+    used = {route.permission for route in ROUTES} - {None}
+    assert set(TABLE) - used <= {"activate-locked"}  # asked for beside `activate`, by the slot's policy
+    for route in ROUTES:
+        if route.permission in permissions_of("auditor"):
+            assert route.method == "GET", route.path
+        if route.method == "GET" and route.permission is not None:
+            assert may("auditor", route.permission), route.path
 
 
 async def test_answer_names_the_token_in_the_record(tcp, device):

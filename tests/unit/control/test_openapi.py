@@ -46,7 +46,7 @@ def test_every_operation_is_complete_and_named_once():
         assert path.startswith("/") and set(item) <= METHODS
         for method, operation in item.items():
             names.append(operation["operationId"])
-            assert operation["summary"] and operation["x-role"]
+            assert operation["summary"] and operation["x-permission"]
             inside = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
             assert inside == set(re.findall(r"\{(\w+)\}", path)), path
             assert "default" in operation["responses"] and len(operation["responses"]) == 2

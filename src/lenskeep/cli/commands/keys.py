@@ -12,7 +12,8 @@ from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
 from lenskeep.cli.words import clean, moment
 from lenskeep.errors import ConflictError, RequestError, StorageError
-from lenskeep.messages.control import ROLES, Key, KeyRequest, Token, TokenRequest
+from lenskeep.messages.control import Key, KeyRequest, Token, TokenRequest
+from lenskeep.permissions import ROLES
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")

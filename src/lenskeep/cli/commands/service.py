@@ -21,7 +21,8 @@ from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
 from lenskeep.cli.words import EXIT_WORDS, clean, nearest, size
 from lenskeep.errors import ConfigError, LenskeepError, NotPermittedError, StorageError, UnknownNameError
-from lenskeep.messages.control import ROLES, TokenRequest
+from lenskeep.messages.control import TokenRequest
+from lenskeep.permissions import ROLES
 
 
 @click.command()

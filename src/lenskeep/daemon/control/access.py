@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lenskeep.daemon.control.route import Ask, Reply, Route
 from lenskeep.messages.control import Key, KeyRequest, RevokeRequest, Token, TokenRequest, WhoAmI
+from lenskeep.permissions import TABLE, permissions_of
 
 
 async def keys(ask: Ask) -> list[Key]:
@@ -31,38 +32,42 @@ async def remove_token(ask: Ask) -> None:
 
 
 async def whoami(ask: Ask) -> WhoAmI:
-    return WhoAmI(name=ask.who.by, role=ask.who.role, anonymous=ask.who.anonymous)
+    who = ask.who
+    return WhoAmI(
+        name=who.by, role=who.role, anonymous=who.anonymous, may=permissions_of(who.role),
+        needs={permission: list(rule.roles) for permission, rule in TABLE.items()},
+    )  # fmt: skip
 
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/keys", role="viewer", handler=keys, answer=list[Key],
+        method="GET", path="/v1/keys", permission="look", handler=keys, answer=list[Key],
         summary="List the keys that may sign bundles for this device",
     ),
     Route(
-        method="POST", path="/v1/keys", role="admin", handler=trust, answer=Key, body=KeyRequest, status=201,
+        method="POST", path="/v1/keys", permission="keys", handler=trust, answer=Key, body=KeyRequest, status=201,
         summary="Trust a public key for some model names",
     ),
     Route(
-        method="POST", path="/v1/keys/{id}/revocation", role="admin", handler=revoke, answer=Key,
+        method="POST", path="/v1/keys/{id}/revocation", permission="keys", handler=revoke, answer=Key,
         body=RevokeRequest,
         summary="Withdraw trust in a key",
     ),
     Route(
-        method="GET", path="/v1/tokens", role="admin", handler=tokens, answer=list[Token],
+        method="GET", path="/v1/tokens", permission="read-access", handler=tokens, answer=list[Token],
         summary="List the tokens, without their secrets",
     ),
     Route(
-        method="POST", path="/v1/tokens", role="admin", handler=add_token, answer=Token, body=TokenRequest,
+        method="POST", path="/v1/tokens", permission="tokens", handler=add_token, answer=Token, body=TokenRequest,
         status=201, repeatable=False,
         summary="Make a token; its secret is in this one answer and nowhere else",
     ),
     Route(
-        method="DELETE", path="/v1/tokens/{id}", role="admin", handler=remove_token, answer=None, status=204,
+        method="DELETE", path="/v1/tokens/{id}", permission="tokens", handler=remove_token, answer=None, status=204,
         summary="Remove a token",
     ),
     Route(
-        method="GET", path="/v1/whoami", role="viewer", handler=whoami, answer=WhoAmI,
+        method="GET", path="/v1/whoami", permission="look", handler=whoami, answer=WhoAmI,
         summary="Say who is asking, as the device sees it",
     ),
 ]  # fmt: skip

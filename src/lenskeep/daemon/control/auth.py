@@ -21,7 +21,7 @@ from aiohttp import web
 from lenskeep.config import Control
 from lenskeep.daemon.control.rooms import Tokens
 from lenskeep.errors import NotPermittedError, NotSignedInError
-from lenskeep.messages.control import ROLES, Role
+from lenskeep.permissions import Permission, Role, may, who_may
 
 SO_PEERGROUPS = 59  # Linux; not among the names of the socket module
 GROUPS_MAX = 256  # what getsockopt of Python can carry
@@ -37,14 +37,14 @@ class Identity:
     anonymous: bool = False
 
 
-def require(who: Identity | None, role: Role | None) -> None:
+def require(who: Identity | None, permission: Permission) -> None:
     """Let pass who may. Raises: NotSignedInError, NotPermittedError."""
-    if role is None:
-        return
-    if who is None or (who.anonymous and ROLES.index(role) > ROLES.index(who.role)):
-        raise NotSignedInError(f"This needs a token with the role {role}. Nothing was changed.")
-    if ROLES.index(who.role) < ROLES.index(role):
-        raise NotPermittedError(f"This needs the role {role}; {who.by} is {who.role}. Nothing was changed.")
+    if who is None or (who.anonymous and not may(who.role, permission)):
+        raise NotSignedInError(f"This needs a token with the role {who_may(permission)}. Nothing was changed.")
+    if not may(who.role, permission):
+        raise NotPermittedError(
+            f"This needs the role {who_may(permission)}; {who.by} is {who.role}. Nothing was changed."
+        )
 
 
 async def identify(request: web.Request, control: Control, tokens: Tokens) -> Identity | None:

@@ -98,41 +98,41 @@ async def check(ask: Ask) -> Reply:
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/bundles", role="viewer", handler=list_bundles, answer=list[Bundle],
+        method="GET", path="/v1/bundles", permission="look", handler=list_bundles, answer=list[Bundle],
         query=BundlesQuery,
         summary="List the versions on this device",
     ),
     Route(
-        method="GET", path="/v1/bundles/{ref}", role="viewer", handler=get_bundle, answer=BundleDetail,
+        method="GET", path="/v1/bundles/{ref}", permission="look", handler=get_bundle, answer=BundleDetail,
         summary="Show one version with its manifest, card, files and trials",
     ),
     Route(
-        method="GET", path="/v1/bundles/{ref}/file", role="viewer", handler=export, answer=bytes,
+        method="GET", path="/v1/bundles/{ref}/file", permission="look", handler=export, answer=bytes,
         media=OCTETS,
         summary="Download the bundle file, byte for byte as it was signed",
     ),
     Route(
-        method="DELETE", path="/v1/bundles/{ref}", role="supervisor", handler=remove, answer=None,
+        method="DELETE", path="/v1/bundles/{ref}", permission="bundles", handler=remove, answer=None,
         query=RemovalQuery, status=204,
         summary="Remove a version that is not in use",
     ),
     Route(
-        method="PUT", path="/v1/bundles/{ref}/pin", role="supervisor", handler=pin, answer=Bundle,
+        method="PUT", path="/v1/bundles/{ref}/pin", permission="bundles", handler=pin, answer=Bundle,
         body=PinRequest,
         summary="Keep a version from being removed, or no longer",
     ),
     Route(
-        method="POST", path="/v1/imports", role="supervisor", handler=receive, answer=Operation, upload=True,
+        method="POST", path="/v1/imports", permission="bundles", handler=receive, answer=Operation, upload=True,
         status=202,
         summary="Verify and store a bundle file; its trial on this device goes on in the operation",
     ),
     Route(
-        method="POST", path="/v1/verifications", role="operator", handler=verify, answer=Verification,
+        method="POST", path="/v1/verifications", permission="test", handler=verify, answer=Verification,
         upload=True,
         summary="Verify a bundle file and store nothing",
     ),
     Route(
-        method="POST", path="/v1/checks", role="supervisor", handler=check, answer=Operation,
+        method="POST", path="/v1/checks", permission="check", handler=check, answer=Operation,
         body=CheckRequest, status=202,
         summary="Try a version on this device; nothing changes on the line",
     ),

@@ -49,26 +49,26 @@ async def devices(ask: Ask) -> list[dict[str, Any]]:
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/cameras", role="viewer", handler=cameras, answer=list[CameraState],
+        method="GET", path="/v1/cameras", permission="look", handler=cameras, answer=list[CameraState],
         summary="List the configured cameras and how they do",
     ),
     Route(
-        method="GET", path="/v1/cameras/{camera}/snapshot.jpg", role="viewer", handler=snapshot, answer=bytes,
+        method="GET", path="/v1/cameras/{camera}/snapshot.jpg", permission="look", handler=snapshot, answer=bytes,
         media="image/jpeg",
         summary="Show what the camera sees now, with the frame's age in the headers",
     ),
     Route(
-        method="GET", path="/v1/cameras/{camera}/preview.mjpg", role="viewer", handler=preview, answer=bytes,
+        method="GET", path="/v1/cameras/{camera}/preview.mjpg", permission="look", handler=preview, answer=bytes,
         media="multipart/x-mixed-replace", query=PreviewQuery,
         summary="Watch the camera, a few pictures a second",
     ),
     Route(
-        method="POST", path="/v1/cameras/{camera}/test", role="operator", handler=probe,
+        method="POST", path="/v1/cameras/{camera}/test", permission="test", handler=probe,
         answer=dict[str, Any], query=ProbeQuery,
         summary="Open the camera apart from the line and measure what it delivers",
     ),
     Route(
-        method="GET", path="/v1/camera-devices", role="viewer", handler=devices, answer=list[dict[str, Any]],
+        method="GET", path="/v1/camera-devices", permission="look", handler=devices, answer=list[dict[str, Any]],
         summary="List the cameras that are plugged into this machine",
     ),
 ]  # fmt: skip

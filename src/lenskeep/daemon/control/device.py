@@ -55,31 +55,31 @@ async def metrics(ask: Ask) -> web.Response:
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/status", role="viewer", handler=status, answer=Status,
+        method="GET", path="/v1/status", permission="look", handler=status, answer=Status,
         summary="Show the device on one screen",
     ),
     Route(
-        method="GET", path="/v1/health", role="viewer", handler=health, answer=list[Check],
+        method="GET", path="/v1/health", permission="look", handler=health, answer=list[Check],
         summary="Examine the device; each finding with its code and fix",
     ),
     Route(
-        method="GET", path="/v1/config", role="viewer", handler=configuration, answer=Config,
+        method="GET", path="/v1/config", permission="look", handler=configuration, answer=Config,
         summary="Show the configuration in force, without passwords",
     ),
     Route(
-        method="GET", path="/livez", role=None, handler=livez, answer=Liveness,
+        method="GET", path="/livez", permission=None, handler=livez, answer=Liveness,
         summary="Say whether the service works at all",
     ),
     Route(
-        method="GET", path="/readyz", role=None, handler=readyz, answer=Liveness,
+        method="GET", path="/readyz", permission=None, handler=readyz, answer=Liveness,
         summary="Say whether every slot inspects; 503 with the failing codes otherwise",
     ),
     Route(
-        method="GET", path="/healthz", role=None, handler=readyz, answer=Liveness,
+        method="GET", path="/healthz", permission=None, handler=readyz, answer=Liveness,
         summary="The same as /readyz",
     ),
     Route(
-        method="GET", path="/metrics", role="viewer", handler=metrics, answer=str, media="text/plain",
+        method="GET", path="/metrics", permission="look", handler=metrics, answer=str, media="text/plain",
         summary="Numbers in the Prometheus text format",
     ),
 ]  # fmt: skip

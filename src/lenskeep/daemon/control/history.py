@@ -97,27 +97,27 @@ async def events(ask: Ask) -> web.StreamResponse:
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/results", role="viewer", handler=results, answer=ResultPage,
+        method="GET", path="/v1/results", permission="look", handler=results, answer=ResultPage,
         query=ResultsQuery,
         summary="Show the newest results, oldest first",
     ),
     Route(
-        method="GET", path="/v1/windows", role="viewer", handler=windows, answer=list[Window],
+        method="GET", path="/v1/windows", permission="look", handler=windows, answer=list[Window],
         query=WindowsQuery,
         summary="Show counts and latency over time",
     ),
     Route(
-        method="GET", path="/v1/deployments", role="viewer", handler=deployments, answer=list[Deployment],
+        method="GET", path="/v1/deployments", permission="look", handler=deployments, answer=list[Deployment],
         query=DeploymentsQuery,
         summary="Show what ran where, newest first",
     ),
     Route(
-        method="GET", path="/v1/audit", role="viewer", handler=audit, answer=list[AuditEntry],
+        method="GET", path="/v1/audit", permission="read-record", handler=audit, answer=list[AuditEntry],
         query=PageQuery,
         summary="Show every state change, newest first",
     ),
     Route(
-        method="GET", path="/v1/events", role="viewer", handler=events, answer=Event, query=EventsQuery,
+        method="GET", path="/v1/events", permission="look", handler=events, answer=Event, query=EventsQuery,
         media="text/event-stream",
         summary="Follow what happens; resume with Last-Event-ID or since",
     ),

@@ -13,6 +13,7 @@ from msgspec.structs import fields
 from lenskeep.daemon.control.answers import PROBLEM_JSON
 from lenskeep.daemon.control.route import JSON, OCTETS, Route
 from lenskeep.messages.control import Problem
+from lenskeep.permissions import ROLES, TABLE
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _BYTES = {"type": "string", "contentMediaType": OCTETS}
@@ -61,6 +62,7 @@ def _types(routes: Sequence[Route]) -> list[Any]:
 
 
 def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
+    rule = None if route.permission is None else TABLE[route.permission]
     said: dict[str, Any] = {
         "operationId": _name(route),
         "summary": route.summary,
@@ -70,8 +72,9 @@ def _operation(route: Route, schema_of: dict[str, Any]) -> dict[str, Any]:
             str(route.status): _answer(route, schema_of),
             "default": {"$ref": "#/components/responses/Problem"},
         },
-        "security": [] if route.role is None else [{"token": []}, *([{}] if route.role == "viewer" else [])],
-        "x-role": route.role or "anybody",
+        "security": [] if rule is None else [{"token": []}, *([{}] if "viewer" in rule.roles else [])],
+        "x-permission": route.permission or "anybody",
+        "x-roles": list(ROLES if rule is None else rule.roles),
     }
     if route.body is not None:
         said["requestBody"] = {"required": True, "content": {JSON: {"schema": schema_of[repr(route.body)]}}}

@@ -17,7 +17,7 @@ from msgspec import Struct
 from lenskeep.config import Config
 from lenskeep.daemon.control.auth import Identity
 from lenskeep.daemon.control.rooms import Rooms
-from lenskeep.messages.control import Role
+from lenskeep.permissions import Permission
 
 JSON = "application/json"
 OCTETS = "application/octet-stream"
@@ -57,11 +57,11 @@ Handler = Callable[[Ask], Awaitable[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """One door. A `role` of None is open to everybody who reaches the port; `answer` None is an empty 204."""
+    """One door. A `permission` of None is open to everybody who reaches the port; `answer` None is an empty 204."""
 
     method: str
     path: str
-    role: Role | None
+    permission: Permission | None
     handler: Handler
     answer: Any
     summary: str

@@ -140,10 +140,10 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
 def _serve(route: Route, config: Config, rooms: Rooms, repeats: Repeats) -> Handler:
     async def serve(request: web.Request) -> web.StreamResponse:
         who = auth.Identity("anybody", "viewer", anonymous=True)
-        if route.role is not None:
+        if route.permission is not None:
             known = await auth.identify(request, config.control, rooms.tokens)
-            auth.require(known, route.role)
-            assert known is not None, "require lets nobody pass where a role is needed"
+            auth.require(known, route.permission)
+            assert known is not None, "require lets nobody pass where a permission is needed"
             who = known
         if "Content-Encoding" in request.headers:
             raise web.HTTPUnsupportedMediaType(reason="an encoded body is not taken")

@@ -80,39 +80,39 @@ async def get_operation(ask: Ask) -> Operation:
 
 ROUTES = [
     Route(
-        method="GET", path="/v1/slots", role="viewer", handler=list_slots, answer=list[SlotView],
+        method="GET", path="/v1/slots", permission="look", handler=list_slots, answer=list[SlotView],
         summary="List the slots: what each should run and what it runs",
     ),
     Route(
-        method="GET", path="/v1/slots/{slot}", role="viewer", handler=get_slot, answer=SlotView,
+        method="GET", path="/v1/slots/{slot}", permission="look", handler=get_slot, answer=SlotView,
         summary="Show one slot, with its ETag",
     ),
     Route(
-        method="PUT", path="/v1/slots/{slot}/hold", role="operator", handler=hold, answer=SlotView,
+        method="PUT", path="/v1/slots/{slot}/hold", permission="hold", handler=hold, answer=SlotView,
         body=HoldRequest,
         summary="Hold swaps while the line must not change, or let them go on; If-Match is honoured",
     ),
     Route(
-        method="POST", path="/v1/activations", role="supervisor", handler=activate, answer=Operation,
+        method="POST", path="/v1/activations", permission="activate", handler=activate, answer=Operation,
         body=ActivationRequest, status=202,
         summary="Make a slot run a version, watched for a while after the swap",
     ),
     Route(
-        method="POST", path="/v1/confirmations", role="operator", handler=confirm, answer=SlotView,
+        method="POST", path="/v1/confirmations", permission="confirm", handler=confirm, answer=SlotView,
         body=SlotRequest,
         summary="Keep the version that is on trial",
     ),
     Route(
-        method="POST", path="/v1/rollbacks", role="operator", handler=rollback, answer=Operation,
+        method="POST", path="/v1/rollbacks", permission="rollback", handler=rollback, answer=Operation,
         body=SlotRequest, status=202,
         summary="Go back to the version before",
     ),
     Route(
-        method="GET", path="/v1/operations", role="viewer", handler=list_operations, answer=list[Operation],
+        method="GET", path="/v1/operations", permission="look", handler=list_operations, answer=list[Operation],
         summary="List long work, newest first",
     ),
     Route(
-        method="GET", path="/v1/operations/{id}", role="viewer", handler=get_operation, answer=Operation,
+        method="GET", path="/v1/operations/{id}", permission="look", handler=get_operation, answer=Operation,
         query=WaitQuery,
         summary="Show one operation, or wait for its end",
     ),

@@ -44,7 +44,7 @@ async def show_document(_ask: Ask) -> Reply:
 
 ROUTES: list[Route] = [
     Route(
-        method="GET", path="/v1", role="viewer", handler=capabilities, answer=Capabilities,
+        method="GET", path="/v1", permission="look", handler=capabilities, answer=Capabilities,
         summary="List what this API offers",
     ),
     *device.ROUTES,
@@ -54,7 +54,7 @@ ROUTES: list[Route] = [
     *history.ROUTES,
     *access.ROUTES,
     Route(
-        method="GET", path="/openapi.json", role=None, handler=show_document, answer=dict[str, Any],
+        method="GET", path="/openapi.json", permission=None, handler=show_document, answer=dict[str, Any],
         summary="This document",
     ),
 ]  # fmt: skip

@@ -11,12 +11,12 @@ const followed = new Map(); // operation id -> what to do with its end
 const TRIALS_S = [0, 60, 600, 3600, 28800];
 let acting = false; // a second tap while the first is under way is not a second wish
 
-/** Run an action for a role: whoever may not is told why, and asked to sign in where that would help. */
-async function act(role, work) {
+/** Run an action that needs a permission: whoever may not is told why, and asked to sign in where that would help. */
+async function act(permission, work) {
   if (acting) return;
   acting = true;
   try {
-    const reason = whyNot(role);
+    const reason = whyNot(permission);
     if (!reason) await work();
     else if (device.state.who?.anonymous && !device.state.failedSince) await signIn(reason);
     else notice.bad({ detail: reason });
@@ -44,7 +44,7 @@ export function lookAtOperations() {
 }
 
 export const rollback = () =>
-  act("operator", async () => {
+  act("rollback", async () => {
     const slot = device.slot();
     const changing = slot.state === "swapping";
     const names = { slot: slot.slot, previous: plain(slot.previous), active: plain(device.onTrial(slot)), wanted: plain(slot.wanted) };
@@ -63,7 +63,7 @@ export const rollback = () =>
   });
 
 export const confirm = () =>
-  act("operator", async () => {
+  act("confirm", async () => {
     const slot = device.slot();
     await send("POST", "/v1/confirmations", { slot: slot.slot, reason: "confirmed on the page" });
     notice.good(t("did.confirm", { active: plain(device.onTrial(slot)) }));
@@ -71,14 +71,14 @@ export const confirm = () =>
   });
 
 export const check = (bundle) =>
-  act("supervisor", async () => {
+  act("check", async () => {
     const ref = `${bundle.name}@${bundle.version}`;
     const operation = await send("POST", "/v1/checks", { bundle: ref, slot: device.slot()?.slot });
     follow(operation, () => t("did.check", { ref: plain(ref) }));
   });
 
 export const activate = (bundle) =>
-  act("supervisor", async () => {
+  act("activate", async () => {
     const slot = device.slot();
     const ref = `${bundle.name}@${bundle.version}`;
     const names = { slot: slot.slot, ref: plain(ref), active: plain(slot.active) };

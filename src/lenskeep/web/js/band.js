@@ -18,7 +18,7 @@ export function paint() {
   paintPlace();
   const anonymous = !state.who || state.who.anonymous;
   say(byId("person-text"), anonymous ? t("sign.read_only") : known("role", state.who.role));
-  mark(byId("person"), "title", anonymous ? whyNot("operator") : t("sign.as", { name: plain(state.who.name, 80), role: known("role", state.who.role) }));
+  mark(byId("person"), "title", anonymous ? whyNot("rollback") : t("sign.as", { name: plain(state.who.name, 80), role: known("role", state.who.role) }));
   const device = plain(state.status?.device, 64);
   const title = [state.status && !old ? t(`verdict.${verdict}`) : "", device, "Lenskeep"].filter(Boolean).join(" · ");
   if (document.title !== title) document.title = title;

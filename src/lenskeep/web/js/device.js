@@ -10,7 +10,6 @@ const PAUSE_MS_MAX = 10000;
 const WINDOWS_EVERY_MS = 30000;
 const STALE_MS = 6000;
 const RESULTS_KEPT = 100;
-const ROLES = ["viewer", "operator", "supervisor", "admin"];
 
 export const state = {
   status: null, // the newest answer
@@ -61,8 +60,9 @@ export function age() {
   return (now() - state.statusAt) / 1000;
 }
 
-export function may(role) {
-  return state.who !== null && ROLES.indexOf(state.who.role) >= ROLES.indexOf(role);
+/** Say whether who is signed in here has a permission; the device has the table. */
+export function may(permission) {
+  return state.who !== null && state.who.may.includes(permission);
 }
 
 export function running(kinds, subject = "") {

@@ -75,11 +75,17 @@ async function signedIn(who) {
 }
 
 /** Say why this page may not do something now; empty when it may. */
-export function whyNot(role) {
+export function whyNot(permission) {
   const { who, failedSince } = device.state;
   if (failedSince) return t("why.link");
   if (!who) return t("why.wait");
-  if (device.may(role)) return "";
-  const values = { role: known("role", role), yours: known("role", who.role) };
+  if (device.may(permission)) return outOfReach(who);
+  const values = { role: known("role", who.needs[permission]?.[0] || permission), yours: known("role", who.role) };
   return who.anonymous ? t("why.sign", values) : t("why.role", values);
+}
+
+/** A token may be bound to some slots; then it changes no other. */
+function outOfReach(who) {
+  const slot = device.slot()?.slot;
+  return !who.slots.length || !slot || who.slots.includes(slot) ? "" : t("why.slot", { slots: who.slots.join(", ") });
 }

@@ -36,7 +36,7 @@ function take(file) {
 
 async function begun() {
   if (!armed(byId("import-send"))) {
-    if (whyNot("supervisor") && device.state.who?.anonymous) await signIn(whyNot("supervisor"));
+    if (whyNot("bundles") && device.state.who?.anonymous) await signIn(whyNot("bundles"));
     return;
   }
   byId("import-said").replaceChildren();
@@ -72,7 +72,7 @@ async function sayVerified(ref) {
 export function paint() {
   const sending = job.going !== null;
   say(byId("drop-text"), job.file ? `${plain(job.file.name, 100)} · ${bytes(job.file.size)}` : t("import.choose"));
-  const reason = whyNot("supervisor");
+  const reason = whyNot("bundles");
   arm(byId("import-send"), sending ? t("why.busy") : reason || (job.file ? "" : t("import.no_file")), byId("import-why"));
   show(byId("import-stop"), sending);
   byId("file").disabled = sending;

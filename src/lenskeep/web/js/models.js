@@ -8,7 +8,7 @@ import { bytes, known, milliseconds, moment, number, plain, t } from "./text.js"
 
 export function paint() {
   const bundles = state.bundles || [];
-  const why = bundles.length ? whyNot("supervisor") : "";
+  const why = bundles.length ? whyNot("activate") : "";
   say(byId("models-why"), why);
   show(byId("models-empty"), bundles.length === 0);
   if (!bundles.length) say(byId("models-empty"), t(state.bundles ? "models.none" : "wait"));

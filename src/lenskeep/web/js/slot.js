@@ -81,9 +81,9 @@ function paintButtons(one) {
   const back = changing ? t("slot.cancel") : one?.previous ? t("slot.rollback", { previous: short(one.previous, onTrial(one)) }) : t("slot.rollback_none");
   say(byId("rollback-text"), back);
   const nothing = !one ? t("why.wait") : !changing && !one.previous ? t("why.no_previous") : "";
-  arm(byId("rollback"), nothing || whyNot("operator"), byId("slot-why"));
+  arm(byId("rollback"), nothing || whyNot("rollback"), byId("slot-why"));
   show(byId("confirm"), one?.state === "probation");
   if (one?.state !== "probation") return;
   say(byId("confirm"), t("slot.confirm", { active: short(onTrial(one), one.previous) }));
-  arm(byId("confirm"), whyNot("operator"));
+  arm(byId("confirm"), whyNot("confirm"));
 }
