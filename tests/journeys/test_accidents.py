@@ -87,6 +87,7 @@ def test_runner_killed_with_9_is_started_again_with_the_same_version(device: Dev
     device.runs("cap-inspect@1.0.0", "settled")
 
 
+@pytest.mark.attack(130)
 def test_runner_killed_in_probation_comes_back_with_the_previous_version(make_device: MakeDevice) -> None:
     device = make_device(probation_s=60.0)
     device.start()
@@ -102,6 +103,7 @@ def test_runner_killed_in_probation_comes_back_with_the_previous_version(make_de
     assert slot.reason.startswith("LK-8106")
 
 
+@pytest.mark.attack(130)
 def test_a_crash_loop_puts_the_last_good_version_back(device: Device) -> None:
     device.settle("1.0.0")
     device.settle("1.1.0")
@@ -114,6 +116,7 @@ def test_a_crash_loop_puts_the_last_good_version_back(device: Device) -> None:
     assert slot.reason.startswith("LK-8108")
 
 
+@pytest.mark.attack(130)
 def test_a_model_that_fails_on_live_frames_goes_back_by_itself(device: Device) -> None:
     device.settle("1.0.0")
     grey = runnerchild.failing_model(16)
@@ -132,6 +135,7 @@ def test_a_runner_that_freezes_is_ended_and_started_again(device: Device) -> Non
     device.runs("cap-inspect@1.0.0")
 
 
+@pytest.mark.attack(33)
 def test_daemon_killed_at_random_points_of_imports_leaves_whole_bundles_only(make_device: MakeDevice) -> None:
     seed = 20261120
     print(f"seed {seed}")
@@ -172,6 +176,7 @@ def test_daemon_killed_at_random_points_of_imports_leaves_whole_bundles_only(mak
 # --- damaged files ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(92)
 def test_registry_damaged_starts_from_the_pointer_file_and_says_so(make_device: MakeDevice) -> None:
     device = make_device()
     device.start()
@@ -189,6 +194,7 @@ def test_registry_damaged_starts_from_the_pointer_file_and_says_so(make_device: 
     assert list((device.folder / "state").glob("registry.sqlite.damaged-*"))
 
 
+@pytest.mark.attack(74)
 def test_a_model_file_damaged_on_disk_is_not_run(make_device: MakeDevice) -> None:
     device = make_device()
     device.start()
@@ -224,6 +230,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.attack(32)
 def test_disk_full_refuses_the_import_keeps_the_line_and_recovers(make_device: MakeDevice, small_disk: Path) -> None:
     device = make_device()
     device.config.write_text(device.config.read_text().replace(f"{device.folder}/state", f"{small_disk}/state"))
@@ -245,6 +252,7 @@ def test_disk_full_refuses_the_import_keeps_the_line_and_recovers(make_device: M
     assert device.bring("1.1.0").state == "succeeded"
 
 
+@pytest.mark.attack(34)
 def test_two_imports_of_one_bundle_at_once_store_it_once(device: Device) -> None:
     path = device.folder / "bundle.lkb"
     path.write_bytes(bundle_bytes("1.0.0"))
@@ -262,6 +270,7 @@ def test_two_imports_of_one_bundle_at_once_store_it_once(device: Device) -> None
     assert [bundle.version for bundle in device.client.bundles()] == ["1.0.0"]
 
 
+@pytest.mark.attack(16)
 def test_an_upload_that_breaks_off_changes_nothing(device: Device) -> None:
     data = bundle_bytes("1.0.0")
     head = f"POST /v1/imports HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: {len(data)}\r\n\r\n"
@@ -281,6 +290,7 @@ time.time = lambda: real() + offset
 """
 
 
+@pytest.mark.attack(91)
 @pytest.mark.parametrize("shown_s", [86_400.0, 4_083_955_200.0], ids=["1970", "2099"])
 def test_a_clock_that_lies_is_named_and_the_line_runs(make_device: MakeDevice, shown_s: float) -> None:
     """The wall clock of the daemon and of all its children is off; the monotonic one is not."""

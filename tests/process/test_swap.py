@@ -89,6 +89,7 @@ def test_held_a_swap_waits_prepared_until_it_is_let_go(runner: RunnerChild) -> N
     assert_whole(runner.results)
 
 
+@pytest.mark.attack(74)
 @pytest.mark.parametrize("spoil", ["damage", "remove"])
 def test_a_version_whose_file_is_spoilt_is_refused_and_the_line_goes_on(runner: RunnerChild, spoil: str) -> None:
     bad = stored(runner.log_path.parent, "1.1.0")
@@ -131,6 +132,7 @@ def test_a_swap_that_is_taken_back_never_comes(runner: RunnerChild) -> None:
     assert {result.bundle for result in runner.results} == {"cap@1.0.0"}
 
 
+@pytest.mark.attack(130)
 def test_a_version_that_fails_on_its_first_frames_goes_back_by_itself(runner: RunnerChild) -> None:
     runner.say(Swap(op="op1", bundle=stored(runner.log_path.parent, "6.6.6", data=failing_model(32))))
     there, back = runner.until(lambda: runner.news[1:] and runner.news)

@@ -214,18 +214,21 @@ def refused(folder: Path, model: bytes, plain: dict[str, Any] | None = None, **c
     return outcome.told
 
 
+@pytest.mark.attack(127)
 def test_nan_is_refused_as_unusable(tmp_path: Path) -> None:
     model = head(node("Sub", "image", "image", "zero"), node("Div", "zero", "zero", "nan"), source="nan")
     report = refused(tmp_path, model)
     assert report.code == "LK-8007" and "NaN" in report.message
 
 
+@pytest.mark.attack(127)
 def test_infinity_is_refused_as_unusable(tmp_path: Path) -> None:
     model = head(node("Exp", "image", "too_large"), source="too_large")
     plain = facts(golden=answers_of_anything(), input=facts()["input"] | {"scale": 1.0})
     assert refused(tmp_path, model, plain).code == "LK-8007"
 
 
+@pytest.mark.attack(128)
 def test_an_output_of_another_shape_is_refused_as_unusable(tmp_path: Path) -> None:
     model = models.build(
         [node("GlobalAveragePool", "image", "scores")], outputs={"scores": (TensorProto.FLOAT, [1, 3, 1, 1])}
@@ -234,12 +237,14 @@ def test_an_output_of_another_shape_is_refused_as_unusable(tmp_path: Path) -> No
     assert report.code == "LK-8007" and "[1, 3, 1, 1]" in report.message
 
 
+@pytest.mark.attack(128)
 def test_an_output_shape_that_shows_only_at_run_time_is_refused_as_unusable(tmp_path: Path) -> None:
     model = models.build([node("Flatten", "image", "scores")], outputs={"scores": (TensorProto.FLOAT, [1, "n"])})
     report = refused(tmp_path, model)
     assert report.code == "LK-8007" and "[1, 768]" in report.message
 
 
+@pytest.mark.attack(127)
 def test_a_model_that_ignores_its_input_is_refused_as_unusable(tmp_path: Path) -> None:
     weights = {"zero": np.array(0, np.float32), "half": np.array(0.5, np.float32)}
     model = head(
@@ -249,6 +254,7 @@ def test_a_model_that_ignores_its_input_is_refused_as_unusable(tmp_path: Path) -
     assert report.code == "LK-8007" and "same outputs" in report.message
 
 
+@pytest.mark.attack(129)
 def test_a_model_over_its_latency_budget_is_refused(tmp_path: Path) -> None:
     model = models.slow_classifier(6)
     spec = facts()["input"] | {"shape": [1, 3, 64, 64]}
@@ -282,6 +288,7 @@ MEAN_OF_HUGE = [
 ]
 
 
+@pytest.mark.attack(111)
 @pytest.mark.parametrize("gigabytes", [1, 16])
 def test_a_bomb_of_constants_is_refused_for_its_memory(tmp_path: Path, gigabytes: int) -> None:
     """A kilobyte that asks for gigabytes when it runs; it cannot be folded away, for it depends on the input."""
@@ -294,11 +301,13 @@ def test_a_bomb_of_constants_is_refused_for_its_memory(tmp_path: Path, gigabytes
     assert refused(tmp_path, head(*sizing, *MEAN_OF_HUGE, source="sum", weights=weights)).code == "LK-8003"
 
 
+@pytest.mark.attack(111)
 def test_a_bomb_of_constants_that_is_folded_at_load_is_refused_for_its_memory(tmp_path: Path) -> None:
     model = head(*MEAN_OF_HUGE, source="sum", weights={"size": np.array([16 << 28], np.int64)})
     assert refused(tmp_path, model).code == "LK-8003"
 
 
+@pytest.mark.attack(112)
 def test_a_bomb_of_resizes_is_refused_for_its_memory(tmp_path: Path) -> None:
     model = head(
         node("Resize", "image", "", "by", "huge", mode="nearest"), source="huge",
@@ -326,6 +335,7 @@ def endless() -> bytes:
     )
 
 
+@pytest.mark.attack(113)
 def test_an_endless_loop_is_ended_at_the_limit_of_processor_time(tmp_path: Path) -> None:
     begun = time.monotonic()
     plain = facts(golden=answers_of_anything(), requires={"opset": models.OPSET, "control_flow": True})
@@ -334,6 +344,7 @@ def test_an_endless_loop_is_ended_at_the_limit_of_processor_time(tmp_path: Path)
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.attack(121)
 def test_a_future_opset_is_refused_as_incompatible(tmp_path: Path) -> None:
     nodes = [node("GlobalAveragePool", "image", "pooled"), node("Flatten", "pooled", "scores")]
     report = refused(tmp_path, models.build(nodes, opset=99))
@@ -352,6 +363,7 @@ def test_a_provider_that_is_not_here_is_refused_and_never_replaced_by_the_proces
     assert report.code in {"LK-8004", "LK-8008"} and "CUDA" in report.message and report.checks[-1].name == "provider"
 
 
+@pytest.mark.attack(125)
 @pytest.mark.parametrize(
     ("kind", "shape"),
     [(TensorProto.FLOAT, [1, 3, 32, 32]), (TensorProto.UINT8, [1, 3, 16, 16]), (TensorProto.FLOAT, [3, 256])],
@@ -366,17 +378,20 @@ def test_an_input_other_than_the_manifest_says_is_refused(tmp_path: Path, kind: 
     assert report.code == "LK-4012" and str(shape) in report.message
 
 
+@pytest.mark.attack(119)
 def test_an_unknown_operator_is_refused_as_incompatible(tmp_path: Path) -> None:
     model = models.build([helper.make_node("Surprise", ["image"], ["scores"])])
     report = refused(tmp_path, model)
     assert report.code == "LK-8004" and "Surprise" in report.message
 
 
+@pytest.mark.attack(120)
 def test_a_graph_with_a_cycle_is_refused_as_incompatible(tmp_path: Path) -> None:
     model = models.build([node("Add", "image", "b", "a"), node("Add", "a", "a", "b"), node("Flatten", "a", "scores")])
     assert refused(tmp_path, model).code == "LK-8004"
 
 
+@pytest.mark.attack(74)
 def test_a_stored_model_that_is_damaged_is_not_run(tmp_path: Path) -> None:
     asked = plan(tmp_path, classifier(), facts(golden=answers_of_anything()), pictures(2))
     path = Path(asked.bundle.model_path)
@@ -384,6 +399,7 @@ def test_a_stored_model_that_is_damaged_is_not_run(tmp_path: Path) -> None:
     assert run(asked, tmp_path).told.code == "LK-5003"
 
 
+@pytest.mark.attack(126)
 def test_a_golden_picture_that_is_too_large_is_refused_before_it_is_resized(tmp_path: Path) -> None:
     shown = {"golden/0.png": np.zeros((20, 20000, 3), np.uint8)}
     plain = facts(golden=answers_of_anything(1))
@@ -391,6 +407,7 @@ def test_a_golden_picture_that_is_too_large_is_refused_before_it_is_resized(tmp_
     assert report.code == "LK-4012" and "20000x20" in report.message
 
 
+@pytest.mark.attack(124)
 def test_a_golden_picture_without_a_pixel_is_refused(tmp_path: Path) -> None:
     asked = plan(tmp_path, classifier(), facts(golden=answers_of_anything(1)), pictures(1))
     Path(asked.golden["golden/0.png"]).write_bytes(b"")
@@ -447,6 +464,7 @@ def test_a_child_whose_parent_is_gone_ends_itself(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.attack(118, 130)
 def test_a_model_that_crashes_the_runtime_leaves_its_signal_to_the_parent(tmp_path: Path) -> None:
     """Three thousand local functions, each calling the next, overflow the runtime's stack while it loads."""
     opsets = [helper.make_opsetid("", models.OPSET), helper.make_opsetid("deep", 1)]

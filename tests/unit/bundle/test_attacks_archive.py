@@ -13,6 +13,7 @@ from lenskeep.bundle import archive
 from lenskeep.bundle.archive import END, BundleReader, Limits
 from lenskeep.errors import BundleError, BundleFormatError, DigestMismatchError, LimitExceededError, SignatureError
 from tests import tinybundle
+from tests.attacks import named
 
 FILES = tinybundle.parts()
 GOOD = tinybundle.pack()
@@ -122,11 +123,12 @@ ATTACKS: dict[str, bytes] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", named(ATTACKS))
 def test_a_hostile_archive_is_refused(attack: str) -> None:
     refused(ATTACKS[attack])
 
 
+@pytest.mark.attack(24)
 def test_24_octal_size_of_8_gib_is_over_the_limit_and_opens_no_sink() -> None:
     kept = tinybundle.Kept()
     with pytest.raises(LimitExceededError):
@@ -134,6 +136,7 @@ def test_24_octal_size_of_8_gib_is_over_the_limit_and_opens_no_sink() -> None:
     assert kept.written == {}
 
 
+@pytest.mark.attack(28)
 def test_28_a_zip_is_refused() -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as writer:
@@ -141,6 +144,7 @@ def test_28_a_zip_is_refused() -> None:
     refused(packed.getvalue(), BundleFormatError)
 
 
+@pytest.mark.attack(30)
 def test_30_what_stands_behind_the_first_bytes_of_a_large_file_is_signed_too() -> None:
     """A bundle format once signed only the first bytes of files over 2 GiB: the last byte counts here."""
     files = {**FILES, "big": bytes(3 << 20)}
@@ -149,6 +153,7 @@ def test_30_what_stands_behind_the_first_bytes_of_a_large_file_is_signed_too() -
         tinybundle.read(tinybundle.pack(spoiled, sig=tinybundle.signature(files)))
 
 
+@pytest.mark.attack(31)
 def test_31_100_000_members_are_refused_before_they_are_read() -> None:
     many = [archive.SignedFile(f"f{number}", "00" * 32) for number in range(100_000)]
     sig = archive.signing.sign(many, tinybundle.key(), "many")
@@ -187,6 +192,7 @@ NAMES = {
 }
 
 
+@pytest.mark.attack(36)
 @pytest.mark.parametrize("case", NAMES)
 def test_36_a_rightly_signed_name_that_is_not_safe_is_refused(case: str) -> None:
     name = NAMES[case]
@@ -198,6 +204,7 @@ def test_36_a_rightly_signed_name_that_is_not_safe_is_refused(case: str) -> None
     assert kept.written == {}
 
 
+@pytest.mark.attack(36)
 def test_36_a_name_listed_twice_is_refused() -> None:
     listed = tinybundle.signed_files(FILES)
     sig = archive.signing.sign([*listed, listed[0]], tinybundle.key(), "x")
@@ -215,6 +222,7 @@ def small() -> bytes:
     return tinybundle.pack()
 
 
+@pytest.mark.attack(15, 16)
 def test_every_truncation_is_refused() -> None:
     """One reader takes the file byte by byte; at every length the file so far is not a bundle."""
     data = small()
@@ -226,6 +234,7 @@ def test_every_truncation_is_refused() -> None:
     assert reader.finish().size_bytes == len(data)
 
 
+@pytest.mark.attack(18)
 def test_every_byte_matters() -> None:
     """One flipped bit anywhere is refused, but for the spelling of the signature: that leaves the content the same."""
     data, seed = small(), random.randrange(1 << 32)
@@ -244,6 +253,7 @@ def test_every_byte_matters() -> None:
         assert verified.digest == good.digest
 
 
+@pytest.mark.attack(35)
 def test_35_a_bundle_that_is_accepted_is_rebuilt_byte_by_byte() -> None:
     """Whatever is accepted has one form only: nothing hides between or behind the files."""
     kept = tinybundle.Kept()
@@ -265,6 +275,7 @@ def test_a_refusal_does_not_depend_on_the_size_of_the_pieces(attack: str, chunk:
     assert (whole.value.code, str(whole.value)) == (pieces.value.code, str(pieces.value))
 
 
+@pytest.mark.attack(64)
 def test_64_a_malleated_signature_is_no_second_identity() -> None:
     order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 

@@ -47,6 +47,7 @@ def refusal(**changes: object) -> BundleError:
     return caught.value
 
 
+@pytest.mark.attack(54)
 def test_54_a_removed_key_is_a_stranger() -> None:
     store = tinybundle.trust(tinybundle.trusted(tinybundle.other_key(), "other"))
     with pytest.raises(UnknownSignerError, match="other"):
@@ -55,6 +56,7 @@ def test_54_a_removed_key_is_a_stranger() -> None:
         tinybundle.read(GOOD, TrustStore([]))
 
 
+@pytest.mark.attack(54)
 def test_54_a_revoked_key_is_refused_by_its_name() -> None:
     error = refusal(revoked_s=1_700_000_000.0)
     assert isinstance(error, KeyRevokedError)
@@ -75,6 +77,7 @@ def test_a_key_within_its_time_is_good() -> None:
     assert tinybundle.read(GOOD, tinybundle.trust(key)).signer == "plant-release"
 
 
+@pytest.mark.attack(71)
 def test_71_a_key_of_another_namespace_is_refused() -> None:
     error = refusal(patterns=("weld-*", "cap-detect"))
     assert isinstance(error, SignerScopeError)
@@ -85,6 +88,7 @@ def test_a_key_without_patterns_may_sign_nothing() -> None:
     assert isinstance(refusal(patterns=()), SignerScopeError)
 
 
+@pytest.mark.attack(58)
 def test_58_one_key_under_another_id_is_not_taken_for_two() -> None:
     key = tinybundle.trusted(tinybundle.other_key(), id=tinybundle.key().public.id)
     with pytest.raises(UnknownSignerError, match="another key"):

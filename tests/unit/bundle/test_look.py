@@ -96,6 +96,7 @@ def test_a_changed_folder_is_refused_with_and_without_a_key(tmp_path: Path) -> N
                 look.look(folder, trust, tinybundle.NOW_S)
 
 
+@pytest.mark.attack(3, 6)
 def test_links_and_pipes_in_a_folder_are_refused(tmp_path: Path) -> None:
     for number, make in enumerate((lambda path: path.symlink_to("/etc/passwd"), lambda path: os.mkfifo(path))):
         folder = tinybundle.unpack(tmp_path / str(number), GOOD)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lenskeep.bundle import manifest
 from lenskeep.errors import BundleError, BundleFormatError, ManifestError
 from tests import tinybundle
+from tests.attacks import named
 
 
 def text_of(facts: dict[str, Any]) -> bytes:
@@ -73,7 +74,7 @@ TEXTS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("case", TEXTS)
+@pytest.mark.parametrize("case", named(TEXTS))
 def test_what_two_readers_could_read_differently_is_refused(case: str) -> None:
     with pytest.raises((BundleFormatError, ManifestError)):
         manifest.parse(TEXTS[case])
@@ -142,7 +143,7 @@ VALUES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("case", VALUES)
+@pytest.mark.parametrize("case", named(VALUES))
 def test_a_value_that_is_not_right_is_refused(case: str) -> None:
     with pytest.raises(ManifestError):
         manifest.parse(VALUES[case])
@@ -167,6 +168,7 @@ scalars = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.attack(45)
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(leaves(tinybundle.facts())), scalars)
 def test_45_any_value_in_any_place_is_read_or_refused_and_never_crashes(path: tuple[str, ...], value: Any) -> None:
@@ -189,6 +191,7 @@ def test_any_damage_to_the_text_is_read_or_refused_and_never_crashes(data: st.Da
         return
 
 
+@pytest.mark.attack(46)
 @pytest.mark.parametrize("path", [path for path in leaves(tinybundle.facts()) if path != ("title",)], ids=".".join)
 def test_46_no_truth_value_passes_for_anything_else(path: tuple[str, ...]) -> None:
     with pytest.raises(BundleError):

@@ -27,6 +27,7 @@ def test_a_model_that_keeps_its_promises_is_described() -> None:
     assert (facts.opset, facts.nodes) == (17, 3)
 
 
+@pytest.mark.attack(125, 128)
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -51,6 +52,7 @@ def test_open_sizes_in_the_model_are_no_contradiction() -> None:
     check_model(parsed(), open_model.SerializeToString())
 
 
+@pytest.mark.attack(125)
 def test_125_another_rank_is_a_contradiction() -> None:
     flat = model()
     flat.graph.input[0].type.tensor_type.shape.dim.pop()

@@ -89,15 +89,18 @@ def test_control_flow_passes_only_when_allowed() -> None:
 # --- data outside the file ---------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(104)
 def test_external_data_dotdot_is_refused() -> None:
     for location in ("../secret", "sub/../../secret"):
         refuse(with_tensor(external(weight(), location)), "outside the model file")
 
 
+@pytest.mark.attack(105)
 def test_external_data_absolute_is_refused() -> None:
     refuse(with_tensor(external(weight(), "/etc/shadow")), "outside the model file")
 
 
+@pytest.mark.attack(106, 107)
 def test_external_data_symlink_or_hardlink_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\0" * 24)
     (tmp_path / "soft.bin").symlink_to(tmp_path / "secret")
@@ -106,10 +109,12 @@ def test_external_data_symlink_or_hardlink_is_refused(tmp_path: Path) -> None:
         refuse(with_tensor(external(weight(), location)), "outside the model file")
 
 
+@pytest.mark.attack(108)
 def test_external_data_device_is_refused() -> None:
     refuse(with_tensor(external(weight(), "/dev/zero")), "outside the model file")
 
 
+@pytest.mark.attack(109)
 def test_external_data_lying_offset_or_length_is_refused() -> None:
     for entries in ({"offset": "-1"}, {"length": "9" * 30}, {"offset": "0", "length": "24"}):
         refuse(with_tensor(external(weight(), "weights.bin", **entries)), "outside the model file")
@@ -119,6 +124,7 @@ def test_external_data_in_the_memory_of_the_process_is_refused() -> None:
     refuse(with_tensor(external(weight(), "*/_ORT_MEM_ADDR_/*", offset="4096", length="24")), "outside the model")
 
 
+@pytest.mark.attack(109)
 def test_external_data_without_its_flag_or_entries_is_refused() -> None:
     entries_only = external(weight(), "weights.bin")
     entries_only.ClearField("data_location")
@@ -167,10 +173,12 @@ def test_compiled_part_is_refused() -> None:
 # --- work without end --------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(113)
 def test_endless_loop_is_refused() -> None:
     refuse(loop(growing=False), r"control flow \(Loop\)")
 
 
+@pytest.mark.attack(114)
 def test_loop_with_growing_memory_is_refused() -> None:
     refuse(loop(growing=True), r"control flow \(Loop\)")
 
@@ -183,6 +191,7 @@ def test_scan_operator_is_refused() -> None:
     )
 
 
+@pytest.mark.attack(115)
 def test_if_nested_thirty_times_is_refused() -> None:
     refuse(branch(30), r"control flow \(If\)")
     refuse(branch(30), "nests graphs deeper than 8", control_flow_allowed=True)
@@ -202,15 +211,18 @@ def test_graph_in_any_other_operator_is_refused() -> None:
     refuse(empty, "the graph 'body'")
 
 
+@pytest.mark.attack(116)
 def test_function_recursion_is_refused() -> None:
     refuse(functions({"f": ["f"]}), "local functions")
 
 
+@pytest.mark.attack(117)
 def test_function_billion_laughs_is_refused() -> None:
     bodies = {f"f{level}": [f"f{level + 1}"] * 2 for level in range(28)} | {"f28": ["Relu"]}
     refuse(functions(bodies), "local functions")
 
 
+@pytest.mark.attack(118)
 def test_function_chain_three_thousand_deep_is_refused() -> None:
     bodies = {f"f{level}": [f"f{level + 1}"] for level in range(3000)} | {"f3000": ["Relu"]}
     refuse(functions(bodies), "local functions")
@@ -245,6 +257,7 @@ def test_what_only_running_can_show_is_left_to_the_trial(kind: str) -> None:
 # --- operators and versions --------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(119)
 @pytest.mark.parametrize(
     "domain",
     [
@@ -270,16 +283,19 @@ def test_operator_without_a_name_is_refused() -> None:
     refuse(model([helper.make_node("", ["x"], ["y"])]), "without an operator")
 
 
+@pytest.mark.attack(121)
 @pytest.mark.parametrize("ir_version", [14, 15, 1 << 40, 0, -1])
 def test_future_or_absent_ir_version_is_refused_and_says_what_is_supported(ir_version: int) -> None:
     refuse(model(ir_version=ir_version), f"IR version {ir_version}; this device supports 1 to 13")
 
 
+@pytest.mark.attack(121)
 @pytest.mark.parametrize("version", [27, 1000, 1 << 62, 0, -7])
 def test_future_opset_is_refused_and_says_what_is_supported(version: int) -> None:
     refuse(model(opsets={"": version}), f"version {version} of the operator set ''; this device supports 1 to 26")
 
 
+@pytest.mark.attack(121)
 def test_future_opset_of_another_set_is_refused() -> None:
     refuse(model(opsets=OPSETS | {"com.microsoft": 2}), "this device supports 1 to 1")
     refuse(model(opsets=OPSETS | {"ai.onnx.ml": 6}), "this device supports 1 to 5")
@@ -292,15 +308,18 @@ def test_two_versions_of_one_operator_set_are_refused() -> None:
 # --- files that are no model -------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(122)
 def test_empty_file_is_refused() -> None:
     refuse(b"", "is empty")
 
 
+@pytest.mark.attack(122)
 @pytest.mark.parametrize("data", [b"\0", b"garbage", b"PK\3\4", b"\x7fELF", b"\xff" * 64, b"{}", b"\n", b"<html>"])
 def test_garbage_is_refused(data: bytes) -> None:
     refuse(data, "The model")
 
 
+@pytest.mark.attack(122)
 def test_truncated_file_is_refused_at_every_byte() -> None:
     data = cnn().SerializeToString()
     whole = scan(data)
@@ -312,11 +331,13 @@ def test_truncated_file_is_refused_at_every_byte() -> None:
         ModelProto.FromString(data[:length])  # what is left is a whole model, only of fewer fields
 
 
+@pytest.mark.attack(122)
 @pytest.mark.parametrize("tail", [b"\0", b"\n", b"\xff\xff", b"garbage", b"\0" * 512])
 def test_trailing_garbage_is_refused(tail: bytes) -> None:
     refuse(cnn().SerializeToString() + tail, "The model")
 
 
+@pytest.mark.attack(123)
 def test_file_of_more_than_two_gibibytes_is_refused() -> None:
     with mmap.mmap(-1, 1 << 31) as memory, memoryview(memory) as view:
         refuse(view, "2147483648 bytes; at most 2147483647")

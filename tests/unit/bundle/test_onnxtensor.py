@@ -25,6 +25,7 @@ def test_tensor_of_every_element_type_holds_just_what_its_shape_asks_for(number:
         refuse(with_tensor(raw), "its shape asks for")
 
 
+@pytest.mark.attack(110)
 @pytest.mark.parametrize("dims", [(2, 4), (2, 2), (), (0,), (2, 3, 2), (1, 1, 23)])
 def test_dims_that_disagree_with_the_data_are_refused(dims: tuple[int, ...]) -> None:
     tensor = weight()
@@ -33,6 +34,7 @@ def test_dims_that_disagree_with_the_data_are_refused(dims: tuple[int, ...]) -> 
     refuse(with_tensor(tensor), "holds 24 bytes; its shape asks for")
 
 
+@pytest.mark.attack(110)
 @pytest.mark.parametrize("dims", [(-1,), (-2, -3), (1 << 33,), (2, -(1 << 63)), ((1 << 31) + 1, 0)])
 def test_negative_or_absurd_dim_is_refused(dims: tuple[int, ...]) -> None:
     tensor = weight()
@@ -43,6 +45,7 @@ def test_negative_or_absurd_dim_is_refused(dims: tuple[int, ...]) -> None:
     refuse(model(outputs=[value("y", dims)]), "negative or absurd dimension")
 
 
+@pytest.mark.attack(110)
 def test_dims_whose_product_overflows_are_refused() -> None:
     tensor = weight()
     tensor.dims.extend([1 << 31, 1 << 31, 4])

@@ -18,6 +18,7 @@ from lenskeep.bundle.keys import PrivateKey
 from lenskeep.bundle.signing import SignedFile
 from lenskeep.errors import RequestError, SignatureError
 from tests import tinybundle
+from tests.attacks import named
 
 FILES = [SignedFile("b", "22" * 32), SignedFile("a/c", "11" * 32)]
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of the group P-256
@@ -162,7 +163,7 @@ ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", named(ATTACKS))
 def test_a_changed_document_is_refused(attack: str) -> None:
     with pytest.raises(SignatureError):
         verified(spoiled(ATTACKS[attack]))
@@ -182,12 +183,13 @@ NO_STRICT_JSON = {
 }
 
 
-@pytest.mark.parametrize("case", NO_STRICT_JSON)
+@pytest.mark.parametrize("case", named(NO_STRICT_JSON))
 def test_what_is_no_strict_json_is_refused(case: str) -> None:
     with pytest.raises(SignatureError):
         verified(NO_STRICT_JSON[case])
 
 
+@pytest.mark.attack(37)
 def test_37_duplicate_key_in_the_document_is_refused() -> None:
     with pytest.raises(SignatureError, match="twice"):
         signing.open_signature(signed().replace(b'{"mediaType"', b'{"mediaType":"x","mediaType"', 1))
@@ -233,7 +235,7 @@ STATEMENTS: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("attack", STATEMENTS)
+@pytest.mark.parametrize("attack", named(STATEMENTS))
 def test_a_statement_that_is_not_exactly_ours_is_refused(attack: str) -> None:
     with pytest.raises(SignatureError):
         verified(resigned(STATEMENTS[attack]))
@@ -262,11 +264,13 @@ def test_the_payload_is_not_parsed_before_it_is_verified(monkeypatch: pytest.Mon
 # --- the arithmetic -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack(53)
 def test_53_wrong_key_is_refused() -> None:
     with pytest.raises(SignatureError):
         verified(signed(), tinybundle.other_key())
 
 
+@pytest.mark.attack(59)
 def test_59_key_id_of_one_key_with_the_signature_of_another_is_refused() -> None:
     data = spoiled(lambda d: d["verificationMaterial"]["publicKey"].update(hint=tinybundle.other_key().public.id))
     with pytest.raises(SignatureError):
@@ -275,12 +279,14 @@ def test_59_key_id_of_one_key_with_the_signature_of_another_is_refused() -> None
         verified(data, tinybundle.other_key())
 
 
+@pytest.mark.attack(64)
 def test_64_malleated_signature_is_still_a_signature() -> None:
     malleated = with_signature(lambda r, s: utils.encode_dss_signature(r, ORDER - s))
     assert malleated != signed()
     assert verified(malleated) == verified(signed())
 
 
+@pytest.mark.attack(65)
 @pytest.mark.parametrize(
     "pair",
     [(0, 1), (1, 0), (0, 0), (ORDER, 1), (1, ORDER), (ORDER + 1, ORDER + 1), (1, 1), (1 << 300, 1)],
@@ -291,11 +297,13 @@ def test_65_r_or_s_out_of_range_is_refused(pair: tuple[int, int]) -> None:
         verified(with_signature(lambda r, s: utils.encode_dss_signature(*pair)))
 
 
+@pytest.mark.attack(65)
 def test_65_r_plus_the_order_is_refused() -> None:
     with pytest.raises(SignatureError):
         verified(with_signature(lambda r, s: utils.encode_dss_signature(r + ORDER, s)))
 
 
+@pytest.mark.attack(66)
 @pytest.mark.parametrize(
     "change",
     [
@@ -339,7 +347,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize("kind", named(FOREIGN))
 def test_keys_of_any_other_kind_are_not_admitted_and_do_not_sign(kind: str) -> None:
     with pytest.raises(RequestError, match="P-256"):
         keys.admit(public_pem(FOREIGN[kind]))
@@ -347,6 +355,7 @@ def test_keys_of_any_other_kind_are_not_admitted_and_do_not_sign(kind: str) -> N
         keys.load_private_key(private_pem(FOREIGN[kind]))
 
 
+@pytest.mark.attack(63)
 def test_63_signature_of_a_p384_key_under_a_p256_key_id_is_refused() -> None:
     document = json.loads(signed())
     payload = base64.b64decode(document["dsseEnvelope"]["payload"])

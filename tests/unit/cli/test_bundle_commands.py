@@ -229,6 +229,7 @@ def test_verify_says_what_is_good(lenskeep: Lenskeep, bench: Path) -> None:
     assert (answer["signature"], answer["signer"], answer["opset"]) == ("verified", "team.pub", 17)
 
 
+@pytest.mark.attack(50)
 def test_50_a_file_that_is_called_something_else_is_warned_about(lenskeep: Lenskeep, bench: Path) -> None:
     packed(lenskeep, "--out", "weld-seam-9.9.9.lkb")
     said = lenskeep("bundle", "verify", "weld-seam-9.9.9.lkb", "--key", "team.pub")
@@ -276,6 +277,7 @@ def test_inspect_says_whether_the_signature_was_checked(lenskeep: Lenskeep, benc
     assert '"schema": "lenskeep.model/1"' in lenskeep("bundle", "inspect", FILE, "--manifest").out
 
 
+@pytest.mark.attack(48, 49)
 def test_49_nothing_in_a_bundle_reaches_the_terminal_as_a_command(lenskeep: Lenskeep, bench: Path) -> None:
     hostile = tinybundle.parts({"provenance": {"source": "\x1b]0;owned\x07", "inferred": {"\x1b[2J": "\u202eevil"}}})
     hostile["readme.md"] = b"\x1b[31mred\x1b[0m\r\xff\x9b2J\n\xe2\x80\xaeright to left"

@@ -107,6 +107,7 @@ def test_a_prepared_model_of_another_runtime_falls_back_to_the_signed_one(tmp_pa
     assert "ReorderedConv" in Engine.load(ref, threads=1).note
 
 
+@pytest.mark.attack(75)
 @pytest.mark.parametrize("spoiled", ["flipped", "missing"])
 def test_a_signed_model_that_is_damaged_is_never_run(tmp_path: Path, spoiled: str) -> None:
     ref = store(tmp_path, classifier())
@@ -119,6 +120,7 @@ def test_a_signed_model_that_is_damaged_is_never_run(tmp_path: Path, spoiled: st
         Engine.load(ref, threads=1)
 
 
+@pytest.mark.attack(75)
 def test_the_file_may_change_after_the_load_without_any_effect(tmp_path: Path) -> None:
     ref = store(tmp_path, classifier())
     engine = Engine.load(ref, threads=1)
@@ -243,6 +245,7 @@ def test_bytes_that_are_no_model_are_refused_as_incompatible(tmp_path: Path, dat
         Engine.load(store(tmp_path, data), threads=1)
 
 
+@pytest.mark.attack(104, 105, 108)
 @pytest.mark.parametrize("where", ["absolute", "beside", "above", "descriptor"])
 def test_weights_outside_the_file_are_never_read(tmp_path: Path, where: str) -> None:
     secret = tmp_path / "secret.bin"

@@ -173,6 +173,7 @@ def test_boxes_are_cut_off_at_the_edges_of_the_frame() -> None:
     np.testing.assert_array_equal(boxes, [[0, 0, 100, 50]])
 
 
+@pytest.mark.attack(124)
 @pytest.mark.parametrize(
     "image",
     [
@@ -191,6 +192,7 @@ def test_what_is_no_frame_for_this_model_is_refused(image: np.ndarray) -> None:
         Preprocessor(spec("letterbox")).prepare(image)
 
 
+@pytest.mark.attack(126)
 def test_a_long_and_narrow_frame_cannot_blow_up_the_memory() -> None:
     with pytest.raises(CameraFormatError, match="narrow"):
         Preprocessor(spec("shortest_crop", 224, 224)).prepare(np.zeros((1, 8000, 3), np.uint8))
