@@ -27,7 +27,9 @@ Permission = Literal[
     "activate",
     "activate-locked",
     "approve",
+    "sync",
     "bundles",
+    "trust",
     "keys",
     "tokens",
 ]
@@ -60,7 +62,11 @@ TABLE: dict[Permission, Rule] = {
     "activate": Rule("make a slot run a version", "slot", LEADERS),
     "activate-locked": Rule("make a locked slot run a version of its list", "slot", ("supervisor", "admin")),
     "approve": Rule("approve or refuse what waits for approval", "slot", LEADERS),
+    "sync": Rule("bring the device up to date from the fleet or a stick", "device", WORKERS),
     "bundles": Rule("import, pin and remove versions", "device", ("engineer", "admin")),
+    "trust": Rule("choose the repository that the device follows", "device", ("admin",)),
+    "sync": Rule("look at the repository now, or bring its files on a stick", "device", WORKERS),
+    "repository": Rule("choose the repository that the device follows", "device", ("admin",)),
     "keys": Rule("trust and revoke signing keys", "device", ("admin",)),
     "tokens": Rule("make and remove tokens", "device", ("admin",)),
 }
