@@ -21,7 +21,9 @@ from lenskeep.config import Config
 from lenskeep.daemon.activator import Activator
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
+from lenskeep.daemon.downloads import Downloads
 from lenskeep.daemon.events import Events
+from lenskeep.daemon.follower import Follower
 from lenskeep.daemon.health import Health
 from lenskeep.daemon.importer import Importer
 from lenskeep.daemon.metrics import Metrics
@@ -34,6 +36,7 @@ from lenskeep.daemon.recovery import Recovery
 from lenskeep.daemon.scrape import Scrape
 from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.supervisor import Supervisor
+from lenskeep.daemon.sync import Sync
 from lenskeep.daemon.systemd import Notifier
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
@@ -91,6 +94,11 @@ async def serve(
         book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
         recovery = Recovery(book, operations, after_orderly_stop=orderly)
         activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation, trust)
+        follower = Follower(
+            database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust,
+            names,
+        )  # fmt: skip
+        sync = Sync(config, database, trust, follower, operations, clock, lambda: None)
         health = Health(database, blobs, clock, notes)
         device = config.device.name or platform.node()
         views = Views(config, device, database, blobs, supervisor, book, metrics, health, clock)
@@ -98,10 +106,12 @@ async def serve(
             operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
             supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
             metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
+            sync=sync, trust=trust,
         )  # fmt: skip
 
         await metrics.load(names)
         await importer.begin()
+        await follower.begin()
         await operations.load(standing)
         await stack.enter_async_context(control_server(config, rooms, places.runtime_dir))
         stop = _stop_on_signals()
@@ -110,6 +120,7 @@ async def serve(
                 tasks.create_task(supervisor.run(recovery), name="supervisor")
                 tasks.create_task(activator.run(), name="activator")
                 tasks.create_task(metrics.run(), name="metrics")
+                tasks.create_task(sync.run(), name="sync")
                 tasks.create_task(qualifier.resume("device"), name="resume")
                 tasks.create_task(_feed_watchdog(supervisor, notifier), name="watchdog")
                 tasks.create_task(_stop_orderly(stop, supervisor, metrics, database, notifier), name="stop")

@@ -23,8 +23,10 @@ from lenskeep.messages.control import (
     Key,
     KeyRequest,
     Operation,
+    RepositoryView,
     SlotView,
     Status,
+    SyncRequest,
     Token,
     TokenRequest,
     Verification,
@@ -147,6 +149,38 @@ class Tokens(Protocol):
     async def find(self, secret: str) -> Token | None: ...
 
 
+class Courier(Protocol):
+    """Files that the asker carries for one sync."""
+
+    closed: bool
+
+    async def wanted(self, seconds: float) -> Any: ...
+
+    async def bring(self, number: int, chunks: AsyncIterator[bytes]) -> None: ...
+
+    async def absent(self, number: int) -> None: ...
+
+    async def failed(self, number: int, message: str) -> None: ...
+
+
+class Sync(Protocol):
+    """Level with the repository."""
+
+    async def begin(self, request: SyncRequest, by: str) -> Operation: ...
+
+    def courier(self, operation_id: str) -> Courier: ...
+
+    async def view(self) -> RepositoryView: ...
+
+    def ask(self) -> None: ...
+
+
+class Trust(Protocol):
+    """Which repository is followed."""
+
+    async def follow(self, root: bytes, by: str) -> Any: ...
+
+
 class Events(Protocol):
     """What happens, as it happens."""
 
@@ -187,3 +221,5 @@ class Rooms:
     events: Events
     metrics: Metrics
     idempotency: Idempotency
+    sync: Sync
+    trust: Trust

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from lenskeep.daemon.control import access, bundles, cameras, device, history, openapi, slots
+from lenskeep.daemon.control import access, bundles, cameras, device, history, openapi, repository, slots
 from lenskeep.daemon.control.route import Ask, Reply, Route
 
 
@@ -53,6 +53,7 @@ ROUTES: list[Route] = [
     *cameras.ROUTES,
     *history.ROUTES,
     *access.ROUTES,
+    *repository.ROUTES,
     Route(
         method="GET", path="/openapi.json", permission=None, handler=show_document, answer=dict[str, Any],
         summary="This document",

@@ -1,0 +1,178 @@
+"""Keeps this device level with its repository: by itself over the network, or with the files that somebody carries.
+
+One sync at a time, whatever its source: look at the metadata, write down what is assigned, fetch, try, activate. The
+network's rounds come at the configured pace with a random share, so that a thousand devices do not come together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from lenskeep.clock import Clock, rfc3339
+from lenskeep.config import Config
+from lenskeep.daemon.follower import Follower
+from lenskeep.daemon.operations import Operations
+from lenskeep.daemon.problems import fault_check
+from lenskeep.daemon.sources import Courier, HttpSource, RepositorySource
+from lenskeep.daemon.trustkeeper import TrustKeeper
+from lenskeep.database import Database
+from lenskeep.errors import ConflictError, LenskeepError, NoRepositoryError, UnknownNameError
+from lenskeep.messages.control import AssignmentView, Operation, RepositoryView, SyncRequest, TrustRole
+from lenskeep.registry import repository
+from lenskeep.registry.repository import Assigned
+from lenskeep.trust.names import model_of
+
+log = logging.getLogger(__name__)
+
+JITTER = 0.2
+BACK_OFF_MAX = 16  # a repository that does not answer is asked this many paces apart at most
+
+Connect = Callable[[], Any]  # the TLS context for the fleet, or None
+
+
+class Sync:
+    """Syncs, one at a time."""
+
+    def __init__(
+        self, config: Config, database: Database, trust: TrustKeeper, follower: Follower, operations: Operations,
+        clock: Clock, tls: Connect,
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._database = database
+        self._trust = trust
+        self._follower = follower
+        self._operations = operations
+        self._clock = clock
+        self._tls = tls
+        self._one_at_a_time = asyncio.Lock()
+        self._couriers: dict[str, Courier] = {}
+        self._last_fault: LenskeepError | None = None
+        self._wake = asyncio.Event()
+
+    @property
+    def address(self) -> str:
+        """Where the repository is read from by itself; empty = brought by hand."""
+        fleet = self._config.fleet.url.rstrip("/")
+        return self._config.trust.repository or (f"{fleet}/v1/repository" if fleet else "")
+
+    # --- what people ask ------------------------------------------------------------------------------------------
+
+    async def begin(self, request: SyncRequest, by: str) -> Operation:
+        """Begin a sync. Raises: NoRepositoryError, ConflictError when one with carried files is going on."""
+        if not self._trust.follows:
+            raise NoRepositoryError("This device follows no repository; it trusts its administrator's keys.")
+        if not request.carried and not self.address:
+            raise NoRepositoryError(
+                "No address of a repository is configured.", hint="Bring it on a stick: lenskeep sync --import DIR."
+            )
+        if self._couriers:
+            raise ConflictError("Somebody is bringing files already.", hint="Wait until that sync has ended.")
+        where = request.source or "carried files" if request.carried else self.address
+        operation = await self._operations.begin("sync", where, by)
+        if request.carried:
+            courier = self._couriers[operation.id] = Courier(where)
+            self._operations.spawn(operation.id, lambda: self._with_courier(operation.id, courier))
+        else:
+            self._operations.spawn(operation.id, lambda: self._over_network(operation.id))
+        return operation
+
+    def courier(self, operation_id: str) -> Courier:
+        """Return the one who carries for a sync. Raises: UnknownNameError when it has ended."""
+        if operation_id not in self._couriers:
+            raise UnknownNameError(f"No sync {operation_id!r} waits for files.")
+        return self._couriers[operation_id]
+
+    async def view(self) -> RepositoryView:
+        """Return the repository as this device sees it."""
+        known = await self._trust.known()
+        async with self._database.read() as tx:
+            assigned = await repository.assigned(tx)
+        faults = [fault_check("repository", note, "warn") for note in self._trust.notes]
+        if self._last_fault is not None:
+            faults.append(fault_check("sync", self._last_fault, "warn"))
+        return RepositoryView(
+            follows=self._trust.follows, device=self._trust.device, source=self.address,
+            checked=rfc3339(known.checked_ms / 1000) if known else "",
+            roles=[
+                TrustRole(
+                    name=role.name, version=role.version, expires=rfc3339(role.expires_s), keys=len(role.keys),
+                    threshold=role.threshold, paths=role.paths,
+                )
+                for role in (known.roles if known else [])
+            ],
+            assignments=[assignment_view(one) for one in assigned], withdrawn=sorted(await self._trust.withdrawn()),
+            faults=faults,
+        )  # fmt: skip
+
+    def ask(self) -> None:
+        """Look at the repository soon: the fleet said that there is news."""
+        self._wake.set()
+
+    # --- the work -------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Sync at the configured pace until cancelled; without an address or a root there is nothing to do."""
+        failed = 0
+        while True:
+            pace_s = self._config.fleet.poll_s * min(BACK_OFF_MAX, 2**failed)
+            try:
+                async with asyncio.timeout(pace_s * random.uniform(1 - JITTER, 1 + JITTER)):  # noqa: S311 - to spread, not to hide
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if not self._trust.follows or not self.address:
+                continue
+            try:
+                await self._over_network("")
+                failed = 0
+            except LenskeepError as error:
+                failed += 1
+                log.warning("%s sync: %s", error.code, error)
+
+    async def _over_network(self, operation_id: str) -> list[AssignmentView]:
+        async with self._http() as source:
+            return await self._round(source, operation_id)
+
+    async def _with_courier(self, operation_id: str, courier: Courier) -> list[AssignmentView]:
+        try:
+            return await self._round(courier, operation_id)
+        finally:
+            await courier.close()
+            del self._couriers[operation_id]
+
+    async def _round(self, source: RepositorySource, operation_id: str) -> list[AssignmentView]:
+        def told(stage: str, done: int, total: int, unit: str) -> None:
+            self._operations.progress(operation_id, stage, done, total, unit)
+
+        async with self._one_at_a_time:
+            told("metadata", 0, 0, "")
+            try:
+                await self._follower.take(await self._trust.refresh(source))
+                assigned = await self._follower.follow(source, told)
+            except LenskeepError as error:
+                self._last_fault = error
+                raise
+            self._last_fault = None
+            return [assignment_view(one) for one in assigned]
+
+    @asynccontextmanager
+    async def _http(self) -> AsyncIterator[HttpSource]:
+        async with aiohttp.ClientSession(auto_decompress=False, trust_env=True) as session:
+            yield HttpSource(session, self.address, self._tls() if self.address.startswith("https:") else None)
+
+
+def assignment_view(one: Assigned) -> AssignmentView:
+    """Say an assignment in the words of the API."""
+    name, version = model_of(one.target) or (one.target, "")
+    fields = msgspec.structs.asdict(one)
+    del fields["target"], fields["operation"]
+    return AssignmentView(bundle=f"{name}@{version}", **fields)
