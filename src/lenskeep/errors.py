@@ -126,6 +126,90 @@ class IdempotencyError(RequestError):
     hint = "Use a new Idempotency-Key for a new request."
 
 
+class SlotLockedError(RequestError):
+    """The slot is locked, and this version is not on its list.
+
+    The configuration names the versions that the slot may run. Nothing else is activated there or gone back to,
+    whoever asks. What runs goes on.
+    """
+
+    code = "LK-1107"
+    hint = "Use a version of the slot's list (`lenskeep config get slot`), or have the list extended."
+
+
+class TokenReachError(NotPermittedError):
+    """This token does not reach that far.
+
+    It is bound to some slots: it changes these, and neither other slots nor the device as a whole.
+    """
+
+    code = "LK-1108"
+    hint = "Use a token or an account that is not bound to other slots."
+
+
+class NotYourApprovalError(NotPermittedError):
+    """You cannot approve this request.
+
+    Whoever asked does not approve it, nobody approves twice, whatever token or account is used, and the slot may want
+    other roles.
+    """
+
+    code = "LK-1109"
+    hint = "Another person approves it; `lenskeep approvals` shows who may."
+
+
+class ApprovalMismatchError(RequestError):
+    """The approval names other bytes than the request.
+
+    Somebody looked at another version than the one that waits. An approval counts for one digest only.
+    """
+
+    code = "LK-1110"
+    hint = "Look again with `lenskeep approvals` and approve what really waits there."
+
+
+class ApprovalOverError(ConflictError):
+    """The request waits no longer.
+
+    It was carried out, refused, has expired or became void. Nothing was changed.
+    """
+
+    code = "LK-1111"
+    hint = "Look at `lenskeep approvals --all`; if the version is still wanted, ask again: lenskeep activate."
+    retryable = False
+
+
+class ApprovalRefusedError(RequestError):
+    """The activation was refused by somebody who was asked to approve it.
+
+    What runs goes on.
+    """
+
+    code = "LK-1112"
+    hint = "The reason is in the message; talk to the person named there."
+
+
+class ApprovalExpiredError(RequestError):
+    """Not enough people approved the activation in time.
+
+    The request ended by itself. What runs goes on.
+    """
+
+    code = "LK-1113"
+    hint = "Ask again with `lenskeep activate`, and tell the people who approve."
+
+
+class ApprovalVoidError(RequestError):
+    """The request became void while it waited.
+
+    The bundle was removed, withdrawn or judged anew, or the slot's policy was changed, so the approvals would no longer
+    be for what they were given for. What runs goes on.
+    """
+
+    code = "LK-1114"
+    hint = "Ask again with `lenskeep activate` if the version may still run."
+
+
 # --- 40xx: the bundle's maker --------------------------------------------------------------------------------------
 
 
@@ -389,6 +473,28 @@ class NoRepositoryError(TrustError):
 
     code = "LK-4112"
     hint = "Give it the repository's root: lenskeep trust follow ROOT.json."
+
+
+class RepositoryRulesError(TrustError):
+    """The repository breaks a rule that this device holds to.
+
+    Its documents may follow the standard; here keys, names and paths have to be narrower, so that a stolen key or a slip
+    of the hand reaches less far. What was trusted before stays so.
+    """
+
+    code = "LK-4113"
+    hint = "Show this message to the people who hold the repository's keys; they sign it again without that."
+
+
+class MetadataMismatchError(TrustError):
+    """The repository's files do not belong together.
+
+    A file is not the one that another file names, by version, length or digest: the copy is mixed from two times, was
+    changed, or was written while it was read.
+    """
+
+    code = "LK-4114"
+    hint = "Sync again; from a stick: write it again in one go."
 
 
 # --- 42xx: the tool of the people who keep the repository -----------------------------------------------------------
