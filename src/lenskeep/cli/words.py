@@ -8,11 +8,15 @@ from datetime import datetime
 from enum import IntEnum
 
 from lenskeep.errors import (
+    ApprovalExpiredError,
+    ApprovalMismatchError,
+    ApprovalRefusedError,
+    ApprovalVoidError,
     BundleError,
     ConfigError,
     ConflictError,
-    CrashedInProbationError,
     CrashLoopError,
+    CrashedInProbationError,
     DaemonUnreachableError,
     ErrorRateGateError,
     IdempotencyError,
@@ -29,6 +33,7 @@ from lenskeep.errors import (
     RecordError,
     RequestError,
     SlotError,
+    SlotLockedError,
     StorageFullError,
     SwapRefusedError,
     TimedOutError,
@@ -53,6 +58,7 @@ class Exit(IntEnum):
     GATE = 8
     ROLLED_BACK = 9
     STILL_RUNNING = 10
+    AWAITS_APPROVAL = 11
     INTERRUPTED = 130
 
 
@@ -68,6 +74,7 @@ EXIT_WORDS: dict[Exit, str] = {
     Exit.GATE: "a gate on this device said no; nothing was changed",
     Exit.ROLLED_BACK: "it was activated and took itself back",
     Exit.STILL_RUNNING: "it takes longer than was waited for and goes on by itself",
+    Exit.AWAITS_APPROVAL: "it was asked for and waits for the approval of other people",
     Exit.INTERRUPTED: "interrupted",
 }
 
@@ -81,6 +88,11 @@ EXIT_OF: dict[type[LenskeepError], Exit] = {
     IdempotencyError: Exit.CONFLICT,
     NotSignedInError: Exit.NOT_PERMITTED,
     NotPermittedError: Exit.NOT_PERMITTED,
+    SlotLockedError: Exit.NOT_PERMITTED,
+    ApprovalMismatchError: Exit.CONFLICT,
+    ApprovalRefusedError: Exit.NOT_PERMITTED,
+    ApprovalExpiredError: Exit.CONFLICT,
+    ApprovalVoidError: Exit.CONFLICT,
     BundleError: Exit.REFUSED,
     TrustError: Exit.REFUSED,
     RecordError: Exit.REFUSED,

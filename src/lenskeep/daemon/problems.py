@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from lenskeep.errors import (
+    ApprovalExpiredError,
+    ApprovalMismatchError,
+    ApprovalRefusedError,
+    ApprovalVoidError,
     BundleError,
     ConfigError,
     ConflictError,
@@ -22,6 +26,7 @@ from lenskeep.errors import (
     RecordError,
     RequestError,
     SlotError,
+    SlotLockedError,
     StorageFullError,
     TrustError,
     UnknownNameError,
@@ -39,6 +44,11 @@ HTTP_STATUS: dict[type[LenskeepError], int] = {
     ConflictError: 409,
     PreconditionError: 412,
     IdempotencyError: 422,
+    SlotLockedError: 423,
+    ApprovalMismatchError: 409,
+    ApprovalRefusedError: 409,
+    ApprovalExpiredError: 409,
+    ApprovalVoidError: 409,
     BundleError: 422,
     LimitExceededError: 413,
     VersionConflictError: 409,
