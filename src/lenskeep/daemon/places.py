@@ -33,15 +33,18 @@ class Places(Struct, frozen=True):
         )
 
     def make(self) -> None:
-        """Create both folders, closed to strangers. Raises: ConfigError when sockets cannot live there."""
+        """Create the folders that processes need, closed to strangers.
+
+        Raises: ConfigError when sockets cannot live there.
+        """
         longest = len(os.fsencode(self.runtime_dir / ("x" * 31 + ".sock")))
         if longest > SOCKET_PATH_BYTES_MAX:
             raise ConfigError(
                 f"storage.runtime_dir: {self.runtime_dir} is too long for the sockets in it.",
                 hint="Use a shorter path, such as /run/lenskeep.",
             )
-        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self.runtime_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for folder in (self.state_dir, self.runtime_dir, self.blobs, self.prepared):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
 
     @property
     def registry(self) -> Path:
@@ -52,6 +55,16 @@ class Places(Struct, frozen=True):
     def metrics(self) -> Path:
         """The metrics database; losing it loses history, never a decision."""
         return self.state_dir / "metrics.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        """Stored bytes by their digests."""
+        return self.state_dir / "blobs"
+
+    @property
+    def record_head(self) -> Path:
+        """The newest signed head of the record; it tells a registry that was put back."""
+        return self.state_dir / "record.head.json"
 
     @property
     def prepared(self) -> Path:

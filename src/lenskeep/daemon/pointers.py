@@ -69,7 +69,7 @@ def slot_plan(config: Config, places: Places, slot: str, bundle: BundleRef | Non
         slot=slot, socket_path=str(places.runner_socket(slot)),
         cameras=[camera_plan(camera) for camera in config.cameras_of(slot)], bundle=bundle,
         threads=entry.threads, memory_max_mb=entry.memory_mb_max, swap_deadline_s=entry.swap_deadline_s,
-        result_ring=entry.result_ring,
+        result_ring=entry.result_ring, store=[str(places.blobs), str(places.prepared)],
     )  # fmt: skip
 
 

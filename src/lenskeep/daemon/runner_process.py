@@ -193,11 +193,12 @@ class RunnerProcess:
                 os.kill(pid, signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End the process orderly, or after a few seconds at once."""
+        """End the process orderly, or after a few seconds at once; its socket goes too, which it may not remove."""
         self.state = "stopped"
         self.say(Stop())
         if not self._writer or not await self._gone(STOP_MAX_S):
             self.kill()
+        self._socket_path.unlink(missing_ok=True)
 
     # --- talk -----------------------------------------------------------------------------------------------------
 

@@ -63,6 +63,18 @@ class CameraPlan(_Message, frozen=True, kw_only=True):
     frame_age_max_s: float = 2.0
 
 
+class Confinement(_Message, frozen=True, kw_only=True):
+    """What a process gave up before it read a model: what the kernel took, not what was asked of it."""
+
+    no_new_privs: bool
+    landlock_abi: int  # 0 = this kernel has none
+    filesystem: str  # "open" | "read-only" | "read-only but for …"
+    network: str  # "open" | "none" | "TCP to port 554"
+    seccomp: int  # system calls that are refused whole; 0 = no filter
+    limits: list[str]
+    gaps: list[str]  # what is left open that should not be, and why
+
+
 class SlotPlan(_Message, frozen=True, kw_only=True):
     """All that a runner needs to serve a slot; also the slot's pointer file."""
 
@@ -74,6 +86,7 @@ class SlotPlan(_Message, frozen=True, kw_only=True):
     memory_max_mb: int = 0  # for active plus previous; 0 = no limit
     swap_deadline_s: float = 10.0
     result_ring: int = 20000
+    store: list[str] = []  # the folders that versions are read from; empty = those of `bundle`
     uncertain_errors_max: int = 3  # consecutive failing frames after a swap that send it back at once
 
 
@@ -211,6 +224,7 @@ class Beat(_Message, tag="beat", frozen=True, kw_only=True):
     reason: str  # "" | "camera" | "waiting" | "no_bundle" | "ended"
     rss_mb: float
     cameras: list[CameraState]
+    confinement: Confinement | None = None
 
 
 class Swapped(_Message, tag="swapped", frozen=True, kw_only=True):
@@ -297,6 +311,7 @@ class TrialReport(_Message, tag="report", frozen=True, kw_only=True):
     golden_passed: int = 0
     golden_total: int = 0
     golden_score: float = 0.0  # mean agreement, 1.0 = equal
+    confinement: Confinement | None = None
 
 
 FromTrial = TrialProgress | TrialReport

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from lenskeep.messages.runner import BundleRef, FromRunner, SlotPlan
+from lenskeep.messages.runner import BundleRef, Confinement, FromRunner, SlotPlan
+from lenskeep.runner.confine.policy import confine_runner
 from lenskeep.runner.libraries import settle_libraries
 from lenskeep.runner.nudge import Nudge
 from lenskeep.runner.reporter import STUCK_EXIT, ReporterThread
@@ -71,14 +72,12 @@ def main(arguments: list[str]) -> ExitCode:
         return ExitCode.BAD_PLAN
     _name_process(plan.slot)
     threading.excepthook = _end_at_fault
-    try:
-        serve(plan, server, ResultRing(os.urandom(8).hex(), plan.result_ring))
-    finally:
-        Path(plan.socket_path).unlink(missing_ok=True)
+    confinement = confine_runner(plan)  # before any thread, so that it holds for all of them
+    serve(plan, server, ResultRing(os.urandom(8).hex(), plan.result_ring), confinement)
     return ExitCode.OK
 
 
-def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
+def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing, confinement: Confinement) -> None:
     """Build the parts and run the loop in this thread until it is told to stop."""
     bundle = plan.bundle
     ahead = bundle and _read_ahead(bundle)
@@ -96,7 +95,7 @@ def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing) -> None:
     from lenskeep.runner.line import Line  # while the first version loads, which does not hold the interpreter
 
     nudge = Nudge()
-    line = Line(plan, ring, changeover, news, nudge)
+    line = Line(plan, ring, changeover, news, nudge, confinement)
     reporter = ReporterThread(server, ring, line, nudge)
     signal.set_wakeup_fd(nudge.writer)
     signal.signal(signal.SIGTERM, lambda *_: line.stop())

@@ -21,8 +21,9 @@ from lenskeep.errors import CameraError, CameraFormatError, CameraFrozenError, C
 from lenskeep.messages.runner import CameraPlan, CameraState
 from lenskeep.runner.mailbox import Frame, Mailbox, Work
 from lenskeep.runner.resize import Image
+from lenskeep.runner.sources.address import redacted
 from lenskeep.runner.sources.opening import open_source
-from lenskeep.runner.sources.source import is_live, redacted
+from lenskeep.runner.sources.source import is_live
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from lenskeep.messages.runner import (
     Beat,
     CameraState,
     Cancel,
+    Confinement,
     FromRunner,
     Hold,
     Picture,
@@ -41,13 +42,15 @@ class Line:
     """Builds the parts in the order of a frame's way; `start` sets them in motion, `loop.run` judges."""
 
     def __init__(
-        self, plan: SlotPlan, ring: ResultRing, changeover: Changeover, news: deque[FromRunner], nudge: Nudge
-    ) -> None:
+        self, plan: SlotPlan, ring: ResultRing, changeover: Changeover, news: deque[FromRunner], nudge: Nudge,
+        confinement: Confinement,
+    ) -> None:  # fmt: skip
         self.news = news
         self.pictures: dict[str, Picture] = {}
         self._plan = plan
         self._run = ring.run
         self._changeover = changeover
+        self._confinement = confinement
         self._mailbox = Mailbox()
         self._preview = PreviewDesk(self.pictures)
         self.loop = Loop(self._mailbox, changeover, ring, self._preview, news, nudge, plan.uncertain_errors_max)
@@ -110,6 +113,7 @@ class Line:
             previous=previous.ref.ref if previous else "", previous_digest=previous.digest if previous else "",
             provider=active.provider if active else "", held=self._changeover.held,
             swapping=self._changeover.pending_op(), reason=self._reason(cameras), rss_mb=_rss_mb(), cameras=cameras,
+            confinement=self._confinement,
         )  # fmt: skip
 
     def _reason(self, cameras: list[CameraState]) -> str:

@@ -33,7 +33,7 @@ def lowered() -> int:
 
 def lower_own() -> None:
     """Lower the calling thread."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), lowered())
+    os.setpriority(os.PRIO_PROCESS, 0, lowered())  # 0 is this thread, not the process
 
 
 def restore(native_id: int) -> bool:

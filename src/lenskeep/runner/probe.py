@@ -25,8 +25,9 @@ import msgspec
 from lenskeep.errors import CameraError, CameraFormatError, CameraFrozenError, CameraMissingError, LenskeepError
 from lenskeep.messages.runner import CameraPlan
 from lenskeep.runner.resize import Image
+from lenskeep.runner.sources.address import redacted
 from lenskeep.runner.sources.devices import list_v4l2
-from lenskeep.runner.sources.source import is_live, redacted
+from lenskeep.runner.sources.source import is_live
 
 SAMPLE_S = 0.2  # sharpness and brightness are measured a few times a second
 SMALL_PX = (320, 180)  # Laplacian variance there costs 58 us, at 1080p 2 to 7 ms, and orders pictures alike

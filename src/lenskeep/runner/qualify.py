@@ -18,6 +18,7 @@ import msgspec
 from lenskeep.errors import LenskeepError, ModelHungError
 from lenskeep.messages.runner import TrialPlan, TrialProgress, TrialReport, frame
 from lenskeep.runner import libraries, sandbox
+from lenskeep.runner.confine.policy import confine_trial
 
 PREPARED_GROWTH = 2  # an optimised model holds folded constants; one that more than doubles is refused a file
 
@@ -46,19 +47,20 @@ def main(arguments: list[str]) -> int:
     sandbox.die_with_parent()
     reporter = Reporter(given.report_fd)
     plan = msgspec.json.decode(given.plan.read_bytes(), type=TrialPlan)
-    reporter.tell(_try(plan, reporter))
+    model_mb = Path(plan.bundle.model_path).stat().st_size // sandbox.MB + 1
+    confinement = confine_trial(plan)  # before any thread, so that it holds for all of them
+    report = _try(plan, reporter, PREPARED_GROWTH * model_mb + 16)
+    reporter.tell(msgspec.structs.replace(report, confinement=confinement))
     return 0
 
 
-def _try(plan: TrialPlan, reporter: Reporter) -> TrialReport:
+def _try(plan: TrialPlan, reporter: Reporter, file_max_mb: int) -> TrialReport:
     libraries.settle_libraries()
     from lenskeep.runner.trial import Trial  # heavy: OpenCV and ONNX Runtime
 
-    model_mb = Path(plan.bundle.model_path).stat().st_size // sandbox.MB + 1
     sandbox.limit(
-        memory_max_mb=plan.memory_max_mb, threads=plan.threads, cpu_max_s=plan.cpu_max_s,
-        file_max_mb=PREPARED_GROWTH * model_mb + 16,
-    )  # fmt: skip
+        memory_max_mb=plan.memory_max_mb, threads=plan.threads, cpu_max_s=plan.cpu_max_s, file_max_mb=file_max_mb
+    )
 
     def hung() -> None:
         message = f"{plan.bundle.ref} used more than {plan.cpu_max_s} s of processor time."

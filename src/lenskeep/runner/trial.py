@@ -8,6 +8,7 @@ Not here: limits of the process (sandbox), who hears the report (qualify).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import math
@@ -130,17 +131,16 @@ class Trial:
         self._at = "runtime"
 
     def _prepare(self) -> str:
-        """Optimise the model for this device and store that; return its digest, or nothing if it cannot be stored."""
+        """Optimise the model for this device and store that; return its digest, or nothing if it cannot be stored.
+
+        The file is there already, empty: this process may fill it, and neither make nor rename nor remove any.
+        """
         self._tell(TrialProgress(stage="prepare", done=0, total=1))
         path = Path(self._plan.prepared_path)
-        part = path.with_name(path.name + ".part")
-        try:
-            with sealed(self._plan.bundle.model_path, self._plan.bundle.model_sha256) as model:
-                self._disk(path.parent, model.size_bytes)
-                _beside_the_line(lambda: self._optimise(model, part))
-            sha256 = _store(part, path) if part.exists() else ""
-        finally:
-            part.unlink(missing_ok=True)
+        with sealed(self._plan.bundle.model_path, self._plan.bundle.model_sha256) as model:
+            self._disk(path.parent, model.size_bytes)
+            _beside_the_line(lambda: self._optimise(model, path))
+        sha256 = _stored(path)
         self._tell(TrialProgress(stage="prepare", done=1, total=1))
         return sha256
 
@@ -153,17 +153,17 @@ class Trial:
             )
         self._pass("disk", f"{free >> 20} MB free")
 
-    def _optimise(self, model: SealedModel, part: Path) -> None:
+    def _optimise(self, model: SealedModel, path: Path) -> None:
         """Build the session once and write down what the runtime makes of the model."""
         if providers_here(self._manifest) != ["CPU"]:
             return  # what other providers make of a model cannot be written down
         options = session_options(threads=1)
-        options.optimized_model_filepath = str(part)
+        options.optimized_model_filepath = str(path)
         try:
             open_session(model, self._manifest, options)
         except IncompatibleError:
             # if the model is at fault, it fails again; else it was the file (over 2 GB, over the process's limit)
-            part.unlink(missing_ok=True)
+            _empty(path)
             open_session(model, self._manifest, session_options(threads=1))
 
     def _load(self, prepared_sha256: str) -> Engine:
@@ -274,13 +274,20 @@ def _beside_the_line(work: Callable[[], Made]) -> Made:
         return beside.submit(work).result()
 
 
-def _store(part: Path, path: Path) -> str:
-    """Make the prepared model durable under its name and return its digest."""
-    with part.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-    part.replace(path)
-    return sha256
+def _empty(path: Path) -> None:
+    with contextlib.suppress(OSError):  # where it could not be made, there is nothing to empty
+        path.write_bytes(b"")
+
+
+def _stored(path: Path) -> str:
+    """Make the prepared model durable and return its digest; nothing when it could not be written."""
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+            return sha256 if file.tell() else ""
+    except OSError:
+        return ""
 
 
 def _read_picture(case: GoldenCase, paths: dict[str, str]) -> Image:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from lenskeep.runner.sources.source import without_user
+from lenskeep.runner.sources.address import PORTS, without_user
 
-PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
 TIMEOUT_S_MAX = 2.0
 _ANSWERS = {
+    "301": "sends its callers elsewhere; configure the address where the stream really is",
+    "302": "sends its callers elsewhere; configure the address where the stream really is",
     "401": "asks for another user name and password",
     "403": "refuses this user",
     "404": "has no stream at this path",

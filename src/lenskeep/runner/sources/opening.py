@@ -6,9 +6,10 @@ import threading
 
 from lenskeep.errors import CameraMissingError
 from lenskeep.messages.runner import CameraPlan
+from lenskeep.runner.sources.address import redacted
 from lenskeep.runner.sources.folder import FolderSource, WatchedFolderSource
 from lenskeep.runner.sources.settings import settle
-from lenskeep.runner.sources.source import Source, redacted
+from lenskeep.runner.sources.source import Source
 from lenskeep.runner.sources.stream import StreamSource
 from lenskeep.runner.sources.synthetic import SyntheticSource
 from lenskeep.runner.sources.v4l2 import V4l2Source

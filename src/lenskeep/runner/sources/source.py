@@ -36,23 +36,6 @@ def is_live(plan: CameraPlan) -> bool:
     return not plan.source.startswith(("file:", "folder:"))
 
 
-def without_user(source: str) -> str:
-    """Return an address without user name and password.
-
-    A password may hold any character unescaped, so everything up to the last @ goes.
-    """
-    scheme, separator, rest = source.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else source
-
-
-def redacted(source: str) -> str:
-    """Return a source as it may be shown: without user name, password and query."""
-    if "://" not in source:
-        return source
-    public, query, _ = without_user(source).partition("?")
-    return f"{public}{'?…' if query else ''}"
-
-
 def usable_fps(wanted: float, offered: float, otherwise: float) -> float:
     """Choose a rate: what the plan wants, else what the source says if that can be true."""
     if wanted > 0:

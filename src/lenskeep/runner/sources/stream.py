@@ -14,8 +14,9 @@ import cv2
 from lenskeep.errors import CameraLostError, CameraMissingError
 from lenskeep.messages.runner import CameraPlan
 from lenskeep.runner.resize import Image
+from lenskeep.runner.sources.address import redacted
 from lenskeep.runner.sources.diagnosis import why_no_stream
-from lenskeep.runner.sources.source import redacted, usable_fps
+from lenskeep.runner.sources.source import usable_fps
 from lenskeep.runner.sources.streamclock import StreamClock
 
 FPS = 25.0
