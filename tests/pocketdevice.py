@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from lenskeep.bundle import keys
 from lenskeep.config import Config, Control, Limits
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
@@ -38,6 +39,8 @@ from lenskeep.messages.control import (
     Operation,
     Problem,
     Progress,
+    RecordHead,
+    RecordVerdict,
     SlotView,
     Status,
     Token,
@@ -46,6 +49,7 @@ from lenskeep.messages.control import (
     Window,
 )
 from lenskeep.messages.runner import CameraState, Picture, Result, TrialCheck, TrialReport
+from lenskeep.trust import chain, recordfile
 
 JPEG = bytes.fromhex("ffd8ffd9")
 AT = "2026-11-20T06:02:00Z"
@@ -145,6 +149,7 @@ class PocketDevice:
             operations=_Operations(self), importer=_Importer(self), qualifier=_Qualifier(self),
             activator=_Activator(self), views=_Views(self), supervisor=_Supervisor(self), keys=_Keys(self),
             tokens=_Tokens(self), events=_Events(self), metrics=_Metrics(), idempotency=_Idempotency(self),
+            record=_Record(self),
         )  # fmt: skip
 
     def token(self, role: str, name: str = "") -> str:
@@ -409,6 +414,45 @@ class _Events(_Part):
                 yield await queue.get()
         finally:
             self.device.listeners.remove(queue)
+
+
+class _Record(_Part):
+    """A record of three entries, signed."""
+
+    key = keys.generate_key()
+
+    def lines(self) -> list[bytes]:
+        entries = [chain.put(chain.BEFORE_ALL, _facts(chain.BEGIN, "cam-07"))]
+        for action in ("trust key", "activate"):
+            entries.append(chain.put(entries[-1].point, _facts(action, "slot main")))
+        head = chain.Head(
+            device="cam-07", sequence=entries[-1].sequence, hash=entries[-1].hash, at=AT, counter=1
+        )  # fmt: skip
+        envelope = chain.sign_head(head, self.key)
+        shown = [recordfile.entry_line(entry, True) for entry in entries]
+        return [recordfile.header_line("cam-07", self.key.public), *shown, recordfile.head_line(envelope)]
+
+    async def head(self) -> RecordHead:
+        reading = recordfile.Reading(self.lines())
+        assert reading.head is not None
+        return RecordHead(
+            device="cam-07", sequence=2, hash=reading.head.hash, at=AT, counter=1, key_id=self.key.public.id,
+            public_key=self.key.public.pem, envelope=reading.envelope,
+        )  # fmt: skip
+
+    async def verify(self) -> RecordVerdict:
+        return recordfile.verify(self.lines())
+
+    async def export(self, first_ms: int, until_ms: int) -> AsyncIterator[bytes]:
+        for line in self.lines():
+            yield line
+
+
+def _facts(action: str, subject: str) -> chain.Facts:
+    return chain.Facts(
+        at_ms=1_795_154_520_000, monotonic_ms=60_000, boot="", clock_trusted=True, actor="unix:root", action=action,
+        subject=subject, reason="", before="", after="",
+    )  # fmt: skip
 
 
 class _Metrics:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import platform
 import signal
 from collections.abc import AsyncIterator
@@ -32,6 +33,7 @@ from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
+from lenskeep.daemon.record import Record
 from lenskeep.daemon.recovery import Recovery
 from lenskeep.daemon.scrape import Scrape
 from lenskeep.daemon.slotbook import SlotBook
@@ -46,7 +48,7 @@ from lenskeep.errors import LenskeepError, RegistryCorruptError
 from lenskeep.lifecycle import SlotState
 from lenskeep.registry import bundles, journal, slots
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
-from lenskeep.trust.identity import device_id
+from lenskeep.trust.identity import device_id, load_or_make_key
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,9 @@ async def serve(
         names = [slot.name for slot in config.slot]
         database = await stack.enter_async_context(_open_or_renew(places.registry, REGISTRY_SCHEMA, clock, notes))
         windows = await stack.enter_async_context(_open_or_renew(places.metrics, METRICS_SCHEMA, clock, notes))
+        name = device_id(places.identity, config.device.id, platform.node())
+        key = await asyncio.to_thread(load_or_make_key, places.identity, _credentials())
+        record = Record(database, clock, key, name, places.record_head, notes)
         async with database.write() as tx:
             await slots.ensure(tx, names, at_ms=clock.now_ms())
             orderly = await journal.noted(tx, ORDERLY_STOP) == await journal.noted(tx, START)
@@ -77,13 +82,13 @@ async def serve(
             prepared = await bundles.prepared_files(tx)
             standing = {slot.operation for slot in await slots.everything(tx) if slot.state == SlotState.SWAPPING}
 
+        await record.begin(config, starts=start, orderly=orderly)
         tasks = asyncio.TaskGroup()
         blobs = Blobs(places.state_dir, free_bytes_min=config.storage.free_mb_min * MEBIBYTE)
         events = Events(clock, start * EVENTS_PER_START)
         operations = Operations(database, events, clock, tasks)
         plans = Plans(config, places, database, blobs)
         await asyncio.to_thread(remove_leftovers_in_thread, places, prepared | plans.pointed_files())
-        name = device_id(places.identity, config.device.id, platform.node())
         root = find_root(config.trust.root, config_folder, places.trust)
         trust = TrustKeeper(database, clock, places.trust, name, root)
         await trust.begin()
@@ -99,13 +104,14 @@ async def serve(
             names,
         )  # fmt: skip
         sync = Sync(config, database, trust, follower, operations, clock, lambda: None)
-        health = Health(database, blobs, clock, notes)
+        health = Health(database, blobs, clock, notes, record)
         device = config.device.name or platform.node()
         views = Views(config, device, database, blobs, supervisor, book, metrics, health, clock)
         rooms = Rooms(
             operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
             supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
             metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
+            record=record,
             sync=sync, trust=trust,
         )  # fmt: skip
 
@@ -122,13 +128,20 @@ async def serve(
                 tasks.create_task(metrics.run(), name="metrics")
                 tasks.create_task(sync.run(), name="sync")
                 tasks.create_task(qualifier.resume("device"), name="resume")
+                tasks.create_task(record.run(), name="record")
                 tasks.create_task(_feed_watchdog(supervisor, notifier), name="watchdog")
-                tasks.create_task(_stop_orderly(stop, supervisor, metrics, database, notifier), name="stop")
+                tasks.create_task(_stop_orderly(stop, supervisor, metrics, database, record, notifier), name="stop")
                 notifier.ready("serving")
                 gc.collect()
                 gc.freeze()
         except* _Stopped:
             log.info("stopped")
+
+
+def _credentials() -> Path | None:
+    """Return the folder of what the service manager hands over."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
 
 
 class _Stopped(Exception):
@@ -143,7 +156,12 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _stop_orderly(
-    stop: asyncio.Event, supervisor: Supervisor, metrics: Metrics, database: Database, notifier: Notifier
+    stop: asyncio.Event,
+    supervisor: Supervisor,
+    metrics: Metrics,
+    database: Database,
+    record: Record,
+    notifier: Notifier,
 ) -> None:
     """Wait for the signal, end the runners while they are still heard, and leave."""
     await stop.wait()
@@ -152,6 +170,7 @@ async def _stop_orderly(
     await metrics.flush()
     async with database.write() as tx:
         await journal.note(tx, ORDERLY_STOP, await journal.noted(tx, START))
+    await record.stop()
     raise _Stopped
 
 

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.daemon.problems import fault_check
+from lenskeep.daemon.record import Record
 from lenskeep.database import Database
 from lenskeep.errors import (
     ClockUntrustedError,
@@ -42,11 +43,14 @@ class Box(Struct, frozen=True):
 class Health:
     """Looks at the device."""
 
-    def __init__(self, database: Database, blobs: Blobs, clock: Clock, notes: list[LenskeepError]) -> None:
+    def __init__(
+        self, database: Database, blobs: Blobs, clock: Clock, notes: list[LenskeepError], record: Record
+    ) -> None:
         self._database = database
         self._blobs = blobs
         self._clock = clock
         self._notes = notes  # what went wrong at the start and was survived
+        self._record = record
         self._process = psutil.Process()
 
     def box(self) -> Box:
@@ -65,6 +69,7 @@ class Health:
         lines = [fault_check("start", note) for note in self._notes]
         lines += [self._clock_line(), self._disk_line(), _memory_line(box), *_heat_lines(box)]
         lines += await self._key_lines()
+        lines += await self._record.checks()
         lines += [_runtime_line()]
         return lines
 

@@ -211,7 +211,7 @@ class Views:
                 sequence=row["sequence"], at=rfc3339(row["at_ms"] / 1000), clock_trusted=bool(row["clock_trusted"]),
                 by=row["actor"], action=row["action"], subject=row["subject"], reason=row["reason"],
                 before=row["before"],
-                after=row["after"],
+                after=row["after"], monotonic_ms=row["monotonic_ms"], boot=row["boot"], hash=row["hash"],
             )
             for row in rows
         ]  # fmt: skip

@@ -100,6 +100,7 @@ class Reading:
         marks = {head.sequence: (head.hash, f"the head kept from {head.at}") for head in self._witnesses}
         self.walk = Walk(marks=marks)
         self.head: Head | None = None
+        self.envelope = ""
         self._go()
 
     def verdict(self) -> RecordVerdict:
@@ -148,6 +149,7 @@ class Reading:
         walk = self.walk
         try:
             self.head = head = chain.open_head(line.envelope.encode("utf-8", "replace"), self.key)
+            self.envelope = line.envelope
         except RecordHeadError as error:
             return walk.wrong(walk.at.sequence, "head", str(error))
         if head.sequence > walk.at.sequence:

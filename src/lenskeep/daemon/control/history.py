@@ -8,12 +8,26 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from lenskeep.daemon.control.route import Ask, Reply, Route
-from lenskeep.daemon.control.streams import send_events
+from lenskeep.daemon.control.streams import closing, send_events
 from lenskeep.errors import RequestError
-from lenskeep.messages.control import AuditEntry, Deployment, Event, ResultPage, SlotName, Window, result_view
+from lenskeep.messages.control import (
+    AuditEntry,
+    Deployment,
+    Event,
+    RecordHead,
+    RecordVerdict,
+    ResultPage,
+    SlotName,
+    Window,
+    result_view,
+)
+from lenskeep.trust import recordfile
 
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 Sequence = Annotated[int, Meta(ge=0)]
+Day = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d$(?!\n)")]
+
+JSON_LINES = "application/x-ndjson"
 
 
 class ResultsQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +62,13 @@ class PageQuery(Struct, frozen=True, forbid_unknown_fields=True):
     after: Sequence | None = None
 
 
+class ExportQuery(Struct, frozen=True, forbid_unknown_fields=True, rename={"first": "from"}):
+    """Days such as 2027-01-31, in UTC; entries outside are left out, with their digests in their place."""
+
+    first: Day | None = None
+    until: Day | None = None
+
+
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """`since`: events after this sequence; Last-Event-ID counts before it.
 
@@ -76,6 +97,28 @@ async def deployments(ask: Ask) -> Reply:
 
 async def audit(ask: Ask) -> Reply:
     return _page(ask, await ask.rooms.views.audit(ask.query.limit, ask.query.after))
+
+
+async def export_record(ask: Ask) -> web.StreamResponse:
+    """Stream the lines; the head is signed before the first header goes out, so a full disk is still a problem."""
+    first_ms, until_ms = recordfile.days_ms(ask.query.first or "", ask.query.until or "")
+    async with closing(ask.rooms.record.export(first_ms, until_ms)) as lines:
+        first = await anext(lines)
+        answer = web.StreamResponse(headers={"Content-Type": JSON_LINES})
+        await answer.prepare(ask.request)
+        await answer.write(first)
+        async for piece in lines:
+            await answer.write(piece)
+        await answer.write_eof()
+    return answer
+
+
+async def verify_record(ask: Ask) -> RecordVerdict:
+    return await ask.rooms.record.verify()
+
+
+async def record_head(ask: Ask) -> RecordHead:
+    return await ask.rooms.record.head()
 
 
 def _page(ask: Ask, rows: list[Any]) -> Reply:
@@ -115,6 +158,20 @@ ROUTES = [
         method="GET", path="/v1/audit", permission="read-record", handler=audit, answer=list[AuditEntry],
         query=PageQuery,
         summary="Show every state change, newest first",
+    ),
+    Route(
+        method="GET", path="/v1/audit/head", permission="read-record", handler=record_head, answer=RecordHead,
+        summary="Show up to where the record goes, signed by the device; kept elsewhere, it is a witness",
+    ),
+    Route(
+        method="GET", path="/v1/audit/export", permission="read-record", handler=export_record, answer=str,
+        query=ExportQuery, media=JSON_LINES,
+        summary="Download the record as JSON lines that can be verified with the device's public key alone",
+    ),
+    Route(
+        method="POST", path="/v1/audit/verification", permission="read-record", handler=verify_record,
+        answer=RecordVerdict,
+        summary="Read the whole record and say whether anything was changed, removed or moved",
     ),
     Route(
         method="GET", path="/v1/events", permission="look", handler=events, answer=Event, query=EventsQuery,

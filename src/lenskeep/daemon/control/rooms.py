@@ -23,6 +23,8 @@ from lenskeep.messages.control import (
     Key,
     KeyRequest,
     Operation,
+    RecordHead,
+    RecordVerdict,
     RepositoryView,
     SlotView,
     Status,
@@ -206,6 +208,18 @@ class Idempotency(Protocol):
     async def store(self, key: str, body_sha256: str, status: int, body: bytes) -> None: ...
 
 
+class Record(Protocol):
+    """The chain of every change, and what the device signed of it."""
+
+    async def head(self) -> RecordHead: ...
+
+    async def verify(self) -> RecordVerdict: ...
+
+    def export(self, first_ms: int, until_ms: int) -> AsyncIterator[bytes]:
+        """Yield lines; entries outside of the half-open span are left out, with their digests in their place."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
     """The daemon's parts, as the API sees them."""
@@ -221,5 +235,6 @@ class Rooms:
     events: Events
     metrics: Metrics
     idempotency: Idempotency
+    record: Record
     sync: Sync
     trust: Trust
