@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
+import msgspec
+
 from lenskeep.cli.wire import CHUNK_BYTES, TIMEOUT_S, Address, Wire
 from lenskeep.errors import PeerError, TimedOutError
-from lenskeep.messages import control
+from lenskeep.messages import control, repository
 from lenskeep.messages.control import (
     ActivationRequest,
     AuditEntry,
@@ -35,6 +37,7 @@ from lenskeep.messages.control import (
     WhoAmI,
     Window,
 )
+from lenskeep.messages.repository import RepositoryView, WantedFile
 from lenskeep.messages.runner import CameraState
 
 LOOK_S = 0.25  # how often progress is looked at while an operation runs
@@ -122,6 +125,33 @@ class Client:
 
     def hold(self, slot: str, held: bool) -> SlotView:
         return self._wire.send("PUT", f"/v1/slots/{_part(slot)}/hold", control.HoldRequest(held=held), SlotView)
+
+    # --- the repository -------------------------------------------------------------------------------------------
+
+    def repository(self) -> RepositoryView:
+        return self._wire.get("/v1/repository", RepositoryView)
+
+    def follow_repository(self, root: str) -> RepositoryView:
+        return self._wire.send("PUT", "/v1/repository/root", repository.RootRequest(root=root), RepositoryView)
+
+    def sync(self, *, carried: bool = False, source: str = "") -> Operation:
+        return self._wire.send("POST", "/v1/syncs", repository.SyncRequest(carried=carried, source=source), Operation)
+
+    def wanted(self, operation_id: str) -> WantedFile:
+        """Say which file a carried sync needs next; waits a while for one."""
+        return self._wire.get(f"/v1/syncs/{_part(operation_id)}/wanted", WantedFile, wait="5")
+
+    def bring(self, operation_id: str, want: WantedFile, file: BinaryIO, progress: Callable[[int, int], None]) -> None:
+        """Send the wanted file from the wanted offset on. Raises: SourceError when it cannot be read to its end."""
+        path = f"/v1/syncs/{_part(operation_id)}/files/{want.number}"
+        self._wire.send_file("PUT", path, file, want.offset, progress)
+
+    def absent(self, operation_id: str, want: WantedFile) -> None:
+        self._wire.ask("DELETE", f"/v1/syncs/{_part(operation_id)}/files/{want.number}")
+
+    def carry_fault(self, operation_id: str, want: WantedFile, message: str) -> None:
+        path = f"/v1/syncs/{_part(operation_id)}/files/{want.number}/fault"
+        self._wire.ask("POST", path, body=msgspec.json.encode(repository.CarryFault(message=message[:500])))
 
     # --- operations and events ------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ fix; a service that is not there becomes DaemonUnreachableError. Nothing is trie
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import select
@@ -25,6 +26,7 @@ from lenskeep.errors import (
     NotPermittedError,
     PeerError,
     RequestError,
+    SourceError,
     fault_book,
 )
 from lenskeep.messages.control import Problem
@@ -182,25 +184,36 @@ class Wire:
 
     def upload(self, path: str, file: Path, progress: Callable[[int, int], None]) -> bytes:
         """Send a file. The device may refuse it before all of it is sent; then the rest is not sent."""
-        connection = self._connect(UPLOAD_STALL_S)
         with file.open("rb") as source:
-            total = os.fstat(source.fileno()).st_size
-            try:
-                connection.putrequest("POST", path)
-                for name, value in {**self._headers(), "Content-Type": "application/octet-stream"}.items():
-                    connection.putheader(name, value)
-                connection.putheader("Content-Length", str(total))
-                connection.endheaders()
-                _send_file(connection.sock, source, total, progress)
-                answer = _answer(connection)
-            except (OSError, http.client.HTTPException) as error:
-                connection.close()
-                raise self._broken(error) from error
+            return self.send_file("POST", path, source, 0, progress)
+
+    def send_file(
+        self, method: str, path: str, source: BinaryIO, offset: int, progress: Callable[[int, int], None]
+    ) -> bytes:
+        """Send an open file from an offset on. Raises: SourceError when it cannot be read to its end."""
+        connection = self._connect(UPLOAD_STALL_S)
+        total = max(0, os.fstat(source.fileno()).st_size - offset)
+        try:
+            connection.putrequest(method, path)
+            for name, value in {**self._headers(), "Content-Type": "application/octet-stream"}.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(total))
+            connection.endheaders()
+            _send_file(connection.sock, source, offset, total, progress)
+            answer = _answer(connection)
+        except LenskeepError:
+            connection.close()
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._broken(error) from error
         with _good(answer) as good:
             return good.read()
 
 
-def _send_file(sink: socket.socket, source: BinaryIO, total: int, progress: Callable[[int, int], None]) -> None:
+def _send_file(
+    sink: socket.socket, source: BinaryIO, offset: int, total: int, progress: Callable[[int, int], None]
+) -> None:
     sent = 0
     while sent < total:
         answered, ready, _ = select.select([sink], [sink], [], UPLOAD_STALL_S)
@@ -209,9 +222,13 @@ def _send_file(sink: socket.socket, source: BinaryIO, total: int, progress: Call
         if not ready:
             raise TimeoutError
         try:
-            step = os.sendfile(sink.fileno(), source.fileno(), sent, min(CHUNK_BYTES, total - sent))
+            step = os.sendfile(sink.fileno(), source.fileno(), offset + sent, min(CHUNK_BYTES, total - sent))
         except (BrokenPipeError, ConnectionResetError):
             return  # what it said before it closed is still there to be read
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE):  # a stick that was pulled out
+                raise SourceError(f"The file cannot be read any further: {error.strerror}.") from error
+            raise
         if step == 0:
             return  # the file became shorter while it was read; the device notices
         sent += step

@@ -25,7 +25,8 @@ from lenskeep.daemon.sources import Courier, HttpSource, RepositorySource
 from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database
 from lenskeep.errors import ConflictError, LenskeepError, NoRepositoryError, UnknownNameError
-from lenskeep.messages.control import AssignmentView, Operation, RepositoryView, SyncRequest, TrustRole
+from lenskeep.messages.control import Operation
+from lenskeep.messages.repository import AssignmentView, RepositoryView, SyncRequest, TrustRole
 from lenskeep.registry import repository
 from lenskeep.registry.repository import Assigned
 from lenskeep.trust.names import model_of

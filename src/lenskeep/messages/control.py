@@ -65,7 +65,7 @@ class Operation(_Answer, frozen=True, kw_only=True):
 
     id: str
     kind: Literal["import", "check", "activate", "rollback", "verify", "sync"]
-    state: Literal["running", "succeeded", "failed", "rolled_back"]
+    state: Literal["awaiting_approval", "running", "succeeded", "failed", "rolled_back"]
     subject: str
     started: str
     finished: str = ""
@@ -73,6 +73,7 @@ class Operation(_Answer, frozen=True, kw_only=True):
     progress: Progress | None = None
     result: Any = None
     error: Problem | None = None
+    waits: str = ""  # what it waits for, when it does: awaiting_approval
 
 
 class Bundle(_Answer, frozen=True, kw_only=True):
@@ -120,6 +121,43 @@ class LatencyView(_Answer, frozen=True, kw_only=True):
     p99_ms: float
 
 
+Meaning = Literal["review", "approval", "responsibility"]
+
+
+class SignatureView(_Answer, frozen=True, kw_only=True):
+    """One person's approval: who, when, and what it means."""
+
+    person: str
+    by: str
+    role: str
+    meaning: Meaning
+    reason: str
+    at: str
+
+
+class Approval(_Answer, frozen=True, kw_only=True):
+    """A version that somebody wants in a slot, and the approvals that it got; `digest` is what they are for."""
+
+    id: str
+    slot: str
+    bundle: str
+    digest: str
+    state: Literal["waiting", "granted", "done", "refused", "expired", "void"]
+    by: str
+    person: str
+    reason: str
+    asked: str
+    expires: str
+    needed: int
+    roles: list[str]  # whose approval counts here
+    meanings: list[Meaning]  # which a signature may have here
+    own: bool  # whoever asked may approve too
+    signatures: list[SignatureView]
+    operation: str
+    ended: str = ""
+    ended_reason: str = ""
+
+
 class SlotView(_Answer, frozen=True, kw_only=True):
     """What a slot should run, what it really runs, and how it does."""
 
@@ -147,6 +185,8 @@ class SlotView(_Answer, frozen=True, kw_only=True):
     faults: list[Check]
     etag: str
     confirm_needed: bool = False  # on trial: it goes back by itself unless somebody confirms it
+    waiting: Approval | None = None  # a version that waits for the approval of people
+    locked: list[str] = []  # the slot runs only these; empty = not locked
 
 
 class Status(_Answer, frozen=True, kw_only=True):
@@ -189,6 +229,22 @@ class SlotRequest(_Request, frozen=True, kw_only=True):
 
     slot: SlotName | None = None
     reason: Reason = ""
+
+
+class SignRequest(_Request, frozen=True, kw_only=True):
+    """Approve what waits in a slot: this request, these very bytes, with a meaning and a reason."""
+
+    id: Annotated[str, Meta(max_length=64)]
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+    meaning: Meaning
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class RefuseRequest(_Request, frozen=True, kw_only=True):
+    """Refuse what waits in a slot, with the reason."""
+
+    id: Annotated[str, Meta(max_length=64)]
+    reason: Annotated[str, Meta(min_length=1, max_length=500)]
 
 
 class HoldRequest(_Request, frozen=True, kw_only=True):
@@ -251,11 +307,17 @@ class RevokeRequest(_Request, frozen=True, kw_only=True):
 
 
 class TokenRequest(_Request, frozen=True, kw_only=True):
-    """Make a bearer token for a role."""
+    """Make a bearer token for a role. It counts for `days`, or for `hours` where these are given.
+
+    `slots`: it changes only these. `person`: for whom its approvals count; its own name otherwise.
+    """
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
     role: Role
     days: Annotated[int, Meta(ge=1, le=3650)] = 365
+    hours: Annotated[int, Meta(ge=0, le=24 * 3650)] = 0
+    slots: Annotated[list[SlotName], Meta(max_length=50)] = []
+    person: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9._-]{0,62})?$(?!\n)")] = ""
 
 
 class Token(_Answer, frozen=True, kw_only=True):
@@ -267,6 +329,10 @@ class Token(_Answer, frozen=True, kw_only=True):
     created: str
     expires: str
     secret: str = ""
+    person: str = ""
+    slots: list[str] = []
+    added_by: str = ""
+    last_used: str = ""  # to the minute; empty = never
 
 
 class AuditEntry(_Answer, frozen=True, kw_only=True):
@@ -434,71 +500,3 @@ class WhoAmI(_Answer, frozen=True, kw_only=True):
     slots: list[str] = []  # changes only these slots; empty = all
     may: list[Permission] = []
     needs: dict[str, list[Role]] = {}  # permission -> the roles that have it, the least first
-
-
-class SyncRequest(_Request, frozen=True, kw_only=True):
-    """Look at the repository now. `carried`: whoever asks brings the files (a stick, a laptop) as they are wanted."""
-
-    carried: bool = False
-    source: Annotated[str, Meta(max_length=200)] = ""  # what is carried, for people and the record
-
-
-class WantedFile(_Answer, frozen=True, kw_only=True):
-    """A file of the repository that a carried sync needs next; `number` 0 = none at the moment.
-
-    `done`: nothing more is wanted, the operation has ended or is about to.
-    """
-
-    number: int
-    name: str
-    offset: int
-    bytes_max: int  # 0 = as long as it is
-    done: bool
-
-
-class CarryFault(_Request, frozen=True, kw_only=True):
-    """The wanted file cannot be read where it is carried."""
-
-    message: Annotated[str, Meta(max_length=500)]
-
-
-class AssignmentView(_Answer, frozen=True, kw_only=True):
-    """What the fleet assigned to a slot, and what became of it."""
-
-    slot: str
-    generation: int
-    bundle: str
-    sha256: str
-    state: Literal["new", "staged", "asked", "followed", "refused"]
-    code: str = ""
-    reason: str = ""
-
-
-class TrustRole(_Answer, frozen=True, kw_only=True):
-    """A role of the repository as this device trusts it."""
-
-    name: str
-    version: int
-    expires: str
-    keys: int
-    threshold: int
-    paths: list[str]
-
-
-class RepositoryView(_Answer, frozen=True, kw_only=True):
-    """The repository that this device follows."""
-
-    follows: bool
-    device: str
-    source: str  # where it is read from by itself; empty = brought by hand
-    checked: str
-    roles: list[TrustRole]
-    assignments: list[AssignmentView]
-    withdrawn: list[str]  # stored versions that are not listed any more
-    faults: list[Check]
-
-
-class RootRequest(_Request, frozen=True, kw_only=True):
-    """Follow the repository of this root from now on; replaces the one that was followed."""
-
-    root: Annotated[str, Meta(max_length=600_000)]

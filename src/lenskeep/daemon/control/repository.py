@@ -10,7 +10,8 @@ from lenskeep.daemon.control.bundles import accepted
 from lenskeep.daemon.control.requests import upload_chunks
 from lenskeep.daemon.control.route import OCTETS, Ask, Reply, Route
 from lenskeep.errors import RequestError
-from lenskeep.messages.control import CarryFault, Operation, RepositoryView, RootRequest, SyncRequest, WantedFile
+from lenskeep.messages.control import Operation
+from lenskeep.messages.repository import CarryFault, RepositoryView, RootRequest, SyncRequest, WantedFile
 
 METADATA_BYTES_MAX = 8 << 20
 

@@ -25,15 +25,14 @@ from lenskeep.messages.control import (
     Operation,
     RecordHead,
     RecordVerdict,
-    RepositoryView,
     SlotView,
     Status,
-    SyncRequest,
     Token,
     TokenRequest,
     Verification,
     Window,
 )
+from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result
 
 
