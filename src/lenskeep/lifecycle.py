@@ -54,6 +54,7 @@ class SlotEvent(StrEnum):
     ROLLBACK_ASKED = "rollback_asked"
     RUNNER_CRASHED = "runner_crashed"
     CRASH_LOOP = "crash_loop"
+    STOPPED = "stopped"  # the repository withdrew what ran, and the configuration says that nothing runs then
 
 
 B, E, S = BundleState, BundleEvent, SlotState
@@ -82,7 +83,7 @@ BUNDLE_TRANSITIONS: dict[BundleState, dict[BundleEvent, BundleState]] = {
 }
 
 SLOT_TRANSITIONS: dict[SlotState, dict[SlotEvent, SlotState]] = {
-    S.EMPTY: {V.SWAP_ASKED: S.SWAPPING, V.RUNNER_CRASHED: S.EMPTY},
+    S.EMPTY: {V.SWAP_ASKED: S.SWAPPING, V.RUNNER_CRASHED: S.EMPTY, V.STOPPED: S.EMPTY},
     S.SWAPPING: {
         V.SWAPPED: S.PROBATION,
         V.SWAP_REFUSED: S.ROLLED_BACK,
@@ -91,6 +92,7 @@ SLOT_TRANSITIONS: dict[SlotState, dict[SlotEvent, SlotState]] = {
         V.CRASH_LOOP: S.ROLLED_BACK,
     },
     S.PROBATION: {
+        V.STOPPED: S.EMPTY,
         V.CONFIRMED: S.SETTLED,
         V.GATE_BROKEN: S.ROLLED_BACK,
         V.ROLLBACK_ASKED: S.ROLLED_BACK,
@@ -98,12 +100,14 @@ SLOT_TRANSITIONS: dict[SlotState, dict[SlotEvent, SlotState]] = {
         V.CRASH_LOOP: S.ROLLED_BACK,
     },
     S.SETTLED: {
+        V.STOPPED: S.EMPTY,
         V.SWAP_ASKED: S.SWAPPING,
         V.ROLLBACK_ASKED: S.ROLLED_BACK,
         V.RUNNER_CRASHED: S.SETTLED,
         V.CRASH_LOOP: S.ROLLED_BACK,
     },
     S.ROLLED_BACK: {
+        V.STOPPED: S.EMPTY,
         V.SWAP_ASKED: S.SWAPPING,
         V.CONFIRMED: S.SETTLED,  # somebody has seen it and says that what runs now is right
         V.ROLLBACK_ASKED: S.ROLLED_BACK,

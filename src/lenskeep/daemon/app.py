@@ -45,6 +45,7 @@ from lenskeep.daemon.systemd import Notifier
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
 from lenskeep.daemon.views import Views
+from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
 from lenskeep.trust.identity import device_id, load_or_make_key
 
@@ -124,7 +125,8 @@ async def _build(
     follower = Follower(
         database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust, names
     )
-    sync = Sync(config, database, trust, follower, operations, clock, lambda: None)
+    withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
+    sync = Sync(config, database, trust, follower, operations, clock, lambda: None, withdrawals)
     # what people see
     health = Health(database, blobs, clock, stores.notes, record)
     name = config.device.name or platform.node()

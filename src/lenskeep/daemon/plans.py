@@ -13,7 +13,7 @@ from lenskeep.daemon.places import Places
 from lenskeep.database import Database
 from lenskeep.messages.runner import BundleRef, SlotPlan
 from lenskeep.registry import bundles
-from lenskeep.registry.blobs import Blobs, write_durably
+from lenskeep.registry.blobs import Blobs, sync_folder, write_durably
 from lenskeep.registry.bundles import StoredBundle
 
 
@@ -59,6 +59,12 @@ class Plans:
         """Remember durably that this version proved itself in this slot."""
         data = msgspec.json.format(msgspec.json.encode(self.plan(slot, bundle)), indent=1)
         await asyncio.to_thread(write_durably, self._places.pointer(slot), data)
+
+    async def remove_pointer(self, slot: str) -> None:
+        """Forget durably what a slot starts with."""
+        path = self._places.pointer(slot)
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        await asyncio.to_thread(sync_folder, path.parent)
 
     def read_pointer(self, slot: str) -> BundleRef | None:
         """Return the version in the pointer file, if there is a sound one."""

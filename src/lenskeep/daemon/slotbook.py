@@ -141,6 +141,36 @@ class SlotBook:
         await self.plans.write_pointer(slot.name, back)
         self.tell(slot.name)
 
+    async def drop_previous(self, name: str, withdrawn: set[str], by: str) -> None:
+        """Write that a withdrawn version is not gone back to; an older good one takes its place, if there is one."""
+        async with self._database.write() as tx:
+            slot = await slots.get(tx, name)
+            if slot.previous not in withdrawn:
+                return
+            dropped = (await bundles.get(tx, slot.previous)).ref
+            earlier = await slots.earlier_good(tx, name, {*withdrawn, slot.active})
+            await slots.set_previous(tx, name, earlier)
+            after = (await bundles.get(tx, earlier)).ref if earlier else ""
+            await audit.add(
+                tx, self._clock, by=by, action="withdraw", subject=f"slot {name}", reason="not gone back to any more",
+                before=dropped, after=after,
+            )  # fmt: skip
+        self.tell(name)
+
+    async def stop(self, name: str, by: str, reason: str) -> None:
+        """Write that nothing runs in a slot any more, not even after a start without the registry."""
+        now_ms = self._clock.now_ms()
+        await self.plans.remove_pointer(name)
+        async with self._database.write() as tx:
+            slot = await slots.get(tx, name)
+            await slots.end_deployment(tx, name, at_ms=now_ms, outcome="stopped")
+            await slots.move(
+                tx, slot, SlotEvent.STOPPED, wanted_id="", active_id="", previous_id="", since_ms=now_ms, reason=reason
+            )
+            await self._note(tx, slot, "stop", by, reason, "")
+        self._ends_at.pop(name, None)
+        self.tell(name)
+
     # --- small things ---------------------------------------------------------------------------------------------
 
     async def hold(self, name: str, held: bool, by: str) -> None:

@@ -23,6 +23,7 @@ from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.problems import fault_check
 from lenskeep.daemon.sources import Courier, HttpSource, RepositorySource
 from lenskeep.daemon.trustkeeper import TrustKeeper
+from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.database import Database
 from lenskeep.errors import ConflictError, LenskeepError, NoRepositoryError, UnknownNameError
 from lenskeep.messages.control import Operation
@@ -44,8 +45,9 @@ class Sync:
 
     def __init__(
         self, config: Config, database: Database, trust: TrustKeeper, follower: Follower, operations: Operations,
-        clock: Clock, tls: Connect,
+        clock: Clock, tls: Connect, withdrawals: Withdrawals,
     ) -> None:  # fmt: skip
+        self._withdrawals = withdrawals
         self._config = config
         self._database = database
         self._trust = trust
@@ -157,7 +159,9 @@ class Sync:
         async with self._one_at_a_time:
             told("metadata", 0, 0, "")
             try:
-                await self._follower.take(await self._trust.refresh(source))
+                assignment = await self._trust.refresh(source)
+                await self._withdrawals.apply()
+                await self._follower.take(assignment)
                 assigned = await self._follower.follow(source, told)
             except LenskeepError as error:
                 self._last_fault = error

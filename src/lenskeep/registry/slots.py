@@ -79,6 +79,11 @@ async def hold(tx: Transaction, name: str, held: bool) -> StoredSlot:
     return await _write(tx, name, held=int(held))
 
 
+async def set_previous(tx: Transaction, name: str, bundle_id: str) -> StoredSlot:
+    """Write what a slot would go back to; empty = nothing."""
+    return await _write(tx, name, previous_id=bundle_id)
+
+
 async def _write(tx: Transaction, name: str, **changes: Any) -> StoredSlot:
     values = {key: None if value == "" and key.endswith("_id") else value for key, value in changes.items()}
     assignments = ", ".join(f"{column} = ?" for column in values)  # column names come from our own code only
