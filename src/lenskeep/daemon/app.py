@@ -128,7 +128,8 @@ async def _build(
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
     sync = Sync(config, database, trust, follower, operations, clock, lambda: None, withdrawals)
     # what people see
-    health = Health(database, blobs, clock, stores.notes, record)
+    looks = [trust.checks, sync.checks, withdrawals.faults, record.checks]
+    health = Health(database, blobs, clock, stores.notes, looks)
     name = config.device.name or platform.node()
     views = Views(config, name, database, blobs, supervisor, book, metrics, health, clock)
     rooms = Rooms(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import sys
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 
 import psutil
@@ -12,21 +13,16 @@ from msgspec import Struct
 
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.daemon.problems import fault_check
-from lenskeep.daemon.record import Record
 from lenskeep.database import Database
 from lenskeep.errors import (
     ClockUntrustedError,
-    KeyExpiresSoonError,
     LenskeepError,
     MemoryBudgetError,
     StorageFullError,
-    UnknownSignerError,
 )
 from lenskeep.messages.control import Check
-from lenskeep.registry import access
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
 
-SOON_S = 90 * 86400
 MEMORY_FREE_MB_MIN = 128
 HOT_C = 85.0
 
@@ -40,17 +36,20 @@ class Box(Struct, frozen=True):
     daemon_rss_mb: float
 
 
+Examine = Callable[[], Awaitable[list[Check]]]
+
+
 class Health:
     """Looks at the device."""
 
     def __init__(
-        self, database: Database, blobs: Blobs, clock: Clock, notes: list[LenskeepError], record: Record
+        self, database: Database, blobs: Blobs, clock: Clock, notes: list[LenskeepError], looks: Sequence[Examine]
     ) -> None:
         self._database = database
         self._blobs = blobs
         self._clock = clock
         self._notes = notes  # what went wrong at the start and was survived
-        self._record = record
+        self._looks = looks  # what other parts know of themselves
         self._process = psutil.Process()
 
     def box(self) -> Box:
@@ -68,8 +67,8 @@ class Health:
         box = self.box()
         lines = [fault_check("start", note) for note in self._notes]
         lines += [self._clock_line(), self._disk_line(), _memory_line(box), *_heat_lines(box)]
-        lines += await self._key_lines()
-        lines += await self._record.checks()
+        for examine in self._looks:
+            lines += await examine()
         lines += [_runtime_line()]
         return lines
 
@@ -84,28 +83,6 @@ class Health:
         if free <= 0:
             return fault_check("disk", StorageFullError(f"{-free} MiB more must be free before anything is stored."))
         return Check(name="disk", passed=True, text=f"{free} MiB may be used")
-
-    async def _key_lines(self) -> list[Check]:
-        now = self._clock.now_s()
-        async with self._database.read() as tx:
-            keys = [key for key in await access.trusted_keys(tx) if key.revoked_s is None]
-        if not keys:
-            note = UnknownSignerError(
-                "No signing key is trusted yet, so every bundle is refused.",
-                hint="Add the publisher's key: lenskeep keys trust FILE --for 'NAME*'",
-            )
-            return [fault_check("keys", note, "warn")]
-        ends = [key for key in keys if key.not_after_s is not None and key.not_after_s < now + SOON_S]
-        if not ends:
-            return [Check(name="keys", passed=True, text=f"{len(keys)} trusted, none ends within 90 days")]
-        return [
-            fault_check(
-                "keys",
-                KeyExpiresSoonError(f"Key {key.name} ends on {rfc3339(key.not_after_s or 0)}."),
-                "warn",
-            )
-            for key in ends
-        ]
 
 
 def _memory_line(box: Box) -> Check:

@@ -26,7 +26,7 @@ from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.database import Database
 from lenskeep.errors import ConflictError, LenskeepError, NoRepositoryError, UnknownNameError
-from lenskeep.messages.control import Operation
+from lenskeep.messages.control import Check, Operation
 from lenskeep.messages.repository import AssignmentView, RepositoryView, SyncRequest, TrustRole
 from lenskeep.registry import repository
 from lenskeep.registry.repository import Assigned
@@ -98,9 +98,7 @@ class Sync:
         known = await self._trust.known()
         async with self._database.read() as tx:
             assigned = await repository.assigned(tx)
-        faults = [fault_check("repository", note, "warn") for note in self._trust.notes]
-        if self._last_fault is not None:
-            faults.append(fault_check("sync", self._last_fault, "warn"))
+        faults = [*await self._trust.checks(), *await self.checks(), *await self._withdrawals.faults()]
         return RepositoryView(
             follows=self._trust.follows, device=self._trust.device, source=self.address,
             checked=rfc3339(known.checked_ms / 1000) if known else "",
@@ -112,8 +110,12 @@ class Sync:
                 for role in (known.roles if known else [])
             ],
             assignments=[assignment_view(one) for one in assigned], withdrawn=sorted(await self._trust.withdrawn()),
-            faults=faults,
+            faults=[check for check in faults if not check.passed],
         )  # fmt: skip
+
+    async def checks(self) -> list[Check]:
+        """Return the line of `doctor` about the last sync that failed."""
+        return [] if self._last_fault is None else [fault_check("sync", self._last_fault, "warn")]
 
     def ask(self) -> None:
         """Look at the repository soon: the fleet said that there is news."""

@@ -21,9 +21,11 @@ from lenskeep.bundle.authority import Authority, TrustStore
 from lenskeep.bundle.keys import admit
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.daemon import trustprocess
+from lenskeep.daemon.problems import fault_check
 from lenskeep.daemon.sources import RepositorySource
 from lenskeep.database import Database
 from lenskeep.errors import (
+    KeyExpiresSoonError,
     KeyRevokedError,
     LenskeepError,
     ListingMismatchError,
@@ -33,8 +35,10 @@ from lenskeep.errors import (
     NotListedError,
     TrustError,
     TrustStateLostError,
+    UnknownSignerError,
     fault_book,
 )
+from lenskeep.messages.control import Check
 from lenskeep.messages.trust import Listing, Look, Refusal, RoleView, Verdict
 from lenskeep.registry import access, audit, bundles, repository
 from lenskeep.registry.blobs import write_durably
@@ -45,6 +49,8 @@ from lenskeep.trust.names import METADATA, ROOT, TIMESTAMP, model_path
 
 log = logging.getLogger(__name__)
 
+SOON_S = 90 * 86400.0
+_SOON_S = {"timestamp": 86400.0, "snapshot": 7 * 86400.0, "director": 7 * 86400.0}  # renewed by a server, often
 TIMESTAMP_BYTES_MAX, ROOT_BYTES_MAX = 16_384, 512_000
 
 
@@ -104,6 +110,50 @@ class TrustKeeper:
             await asyncio.to_thread((self._folder / "seen.json").unlink, missing_ok=True)
             self._root, self.notes = root, []
             return judged.roles
+
+    async def checks(self) -> list[Check]:
+        """Return the lines of `doctor` about keys, or about the repository and its expiry."""
+        return await self._repository_checks() if self.follows else await self._key_checks()
+
+    async def _repository_checks(self) -> list[Check]:
+        lines = [fault_check("repository", note, "warn") for note in self.notes]
+        known = await self.known()
+        if known is None:
+            note = TrustStateLostError("The repository has not been seen yet.", hint="Sync it: lenskeep sync.")
+            return [*lines, fault_check("repository", note, "warn")]
+        first = min(known.roles, key=lambda role: role.expires_s)
+        left_s = first.expires_s - self._clock.now_s()
+        text = f"{first.name} of the repository is good until {rfc3339(first.expires_s)}"
+        if left_s <= 0:
+            return [
+                *lines,
+                fault_check("repository", MetadataExpiredError(f"{text}: nothing new is activated."), "warn"),
+            ]
+        if left_s < _SOON_S.get(first.name, SOON_S):
+            return [*lines, fault_check("repository", MetadataExpiredError(f"{text}, which is soon."), "info")]
+        return [*lines, Check(name="repository", passed=True, text=text)]
+
+    async def _key_checks(self) -> list[Check]:
+        now = self._clock.now_s()
+        async with self._database.read() as tx:
+            keys = [key for key in await access.trusted_keys(tx) if key.revoked_s is None]
+        if not keys:
+            note = UnknownSignerError(
+                "No signing key is trusted yet, so every bundle is refused.",
+                hint="Add the publisher's key: lenskeep keys trust FILE --for 'NAME*'",
+            )
+            return [fault_check("keys", note, "warn")]
+        ends = [key for key in keys if key.not_after_s is not None and key.not_after_s < now + SOON_S]
+        if not ends:
+            return [Check(name="keys", passed=True, text=f"{len(keys)} trusted, none ends within 90 days")]
+        return [
+            fault_check(
+                "keys",
+                KeyExpiresSoonError(f"Key {key.name} ends on {rfc3339(key.not_after_s or 0)}."),
+                "warn",
+            )
+            for key in ends
+        ]
 
     # --- who may sign ---------------------------------------------------------------------------------------------
 
