@@ -20,9 +20,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lenskeep.bundle.keys import PrivateKey, PublicKey, generate_key
 from lenskeep.trust import certificates
-from lenskeep.trust.certificates import DOMAIN, device_name, foreign_key
+from lenskeep.trust.certificates import device_name, foreign_key
+from lenskeep.trust.tls import DOMAIN, SERVER_NAME
 
-SERVER_NAME = f"fleet.{DOMAIN}"  # whatever address it is reached under: devices ask for this name
 AUTHORITY_DAYS = 7300
 LEAF_DAYS = 365
 BACKDATED_S = 3600.0  # two clocks of one fleet may differ a little
@@ -36,9 +36,9 @@ class Authority:
     pem: str
 
 
-def make_authority(now_s: float) -> Authority:
-    """Make a new authority."""
-    key = generate_key()
+def make_authority(now_s: float, key: PrivateKey | None = None) -> Authority:
+    """Make an authority's own certificate, of a new key or of the one that it has."""
+    key = key or generate_key()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Lenskeep fleet {key.public.id[:12]}")])
     builder = (
         _builder(name, name, key.public, now_s, AUTHORITY_DAYS)

@@ -21,8 +21,8 @@ from lenskeep.bundle import keys
 from lenskeep.bundle.keys import PrivateKey, PublicKey
 from lenskeep.errors import CertificateError, CertificateRequestError, ForeignIdentityError, RequestError
 from lenskeep.trust.names import DEVICE_ID
+from lenskeep.trust.tls import DOMAIN
 
-DOMAIN = "lenskeep.internal"
 REQUEST_BYTES_MAX = 4096
 CHAIN_BYTES_MAX = 16384
 _PEM_END = "-----END CERTIFICATE-----"

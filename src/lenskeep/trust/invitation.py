@@ -35,7 +35,8 @@ class Invitation:
 
     def text(self) -> str:
         """Return the token as it is handed on."""
-        return PREFIX + base64.urlsafe_b64encode(bytes.fromhex(self.handle) + self.secret + self.authority).decode()
+        raw = bytes.fromhex(self.handle) + self.secret + self.authority
+        return PREFIX + base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
     def names_authority(self, key_id: str) -> bool:
         """Say whether this is the key of the authority that the token was made by."""
@@ -54,7 +55,7 @@ def read(text: str) -> Invitation:
     """Read a token as it was pasted. Raises: EnrolmentTokenError."""
     plain = text.strip()
     try:
-        raw = base64.b64decode(plain.removeprefix(PREFIX), altchars=b"-_", validate=True)
+        raw = base64.b64decode(plain.removeprefix(PREFIX) + "==", altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise EnrolmentTokenError("This is no enrolment token.") from error
     if not plain.startswith(PREFIX) or len(raw) != _HANDLE_BYTES + _SECRET_BYTES + FINGERPRINT_BYTES:

@@ -4,7 +4,8 @@ CREATE TABLE device (
     state TEXT NOT NULL CHECK (state IN ('invited', 'enrolled', 'revoked')),
     enrolled_ms BIGINT,
     revoked_ms BIGINT,
-    revoked_reason TEXT NOT NULL DEFAULT ''
+    revoked_reason TEXT NOT NULL DEFAULT '',
+    chain INTEGER NOT NULL DEFAULT 0
 );
 
 -- `next`: certified at a renewal with a new key; its first use makes it `current` and removes the one before.
@@ -18,6 +19,13 @@ CREATE TABLE device_key (
     added_ms BIGINT NOT NULL
 );
 CREATE INDEX device_key_device ON device_key (device);
+
+-- A revoked key never comes back, whoever invites its device again.
+CREATE TABLE revoked_key (
+    key_id TEXT PRIMARY KEY,
+    device TEXT NOT NULL,
+    at_ms BIGINT NOT NULL
+);
 
 -- Tokens by their handle; the secret's hash alone is kept. A used one gives the same key the same answer again.
 CREATE TABLE invitation (
@@ -50,14 +58,16 @@ CREATE TABLE standing (
     report TEXT NOT NULL
 );
 
--- Heads of devices' records, as their keys signed them.
+-- Heads of devices' records, as their keys signed them. `chain` counts how often an operator accepted that a record
+-- began anew; what was witnessed before stays.
 CREATE TABLE witness (
     device TEXT NOT NULL,
+    chain INTEGER NOT NULL,
     sequence BIGINT NOT NULL,
     hash TEXT NOT NULL,
     envelope TEXT NOT NULL,
     received_ms BIGINT NOT NULL,
-    PRIMARY KEY (device, sequence)
+    PRIMARY KEY (device, chain, sequence)
 );
 
 CREATE TABLE alarm (

@@ -1,0 +1,44 @@
+"""Who this device is, and how it becomes a member of a fleet. The key itself is never asked for."""
+
+from __future__ import annotations
+
+from lenskeep.daemon.control.route import Ask, Reply, Route
+from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest
+
+
+async def show(ask: Ask) -> IdentityView:
+    return ask.rooms.identity.view()
+
+
+async def request(ask: Ask) -> CertificateRequestView:
+    return await ask.rooms.identity.request()
+
+
+async def install(ask: Ask) -> IdentityView:
+    return await ask.rooms.identity.install(ask.body, ask.who.by)
+
+
+async def enrol(ask: Ask) -> Reply:
+    return Reply(await ask.rooms.identity.enrol(ask.body, ask.who.by))
+
+
+ROUTES = [
+    Route(
+        method="GET", path="/v1/identity", permission="look", handler=show, answer=IdentityView,
+        summary="Show this device's name and key, and the fleet it belongs to",
+    ),
+    Route(
+        method="GET", path="/v1/identity/request", permission="look", handler=request, answer=CertificateRequestView,
+        summary="Write a request for a certificate, for a stick",
+    ),
+    Route(
+        method="PUT", path="/v1/identity/certificate", permission="trust", handler=install, answer=IdentityView,
+        body=InstallRequest,
+        summary="Install a certificate that came on a stick",
+    ),
+    Route(
+        method="POST", path="/v1/enrolment", permission="trust", handler=enrol, answer=IdentityView, body=EnrolRequest,
+        status=201, repeatable=False,
+        summary="Enrol this device at a fleet with a token",
+    ),
+]  # fmt: skip

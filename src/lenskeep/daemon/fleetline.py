@@ -1,0 +1,81 @@
+"""The line to the fleet: one request, one answer, and every way that can fail as a fault of ours.
+
+Rules. A redirect is not followed, an answer has a size and a time, and nothing is tried twice here. A refusal of the
+fleet comes out as the fault that it names.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from lenskeep.errors import (
+    FleetAnswerError,
+    FleetNotProvenError,
+    FleetUnreachableError,
+    LenskeepError,
+    UnlistedDeviceError,
+    fault_book,
+)
+from lenskeep.messages.control import Problem
+
+ANSWER_BYTES_MAX = 64 << 10
+CONNECT_S, TOTAL_S = 10.0, 30.0
+T = TypeVar("T", bound=Struct)
+
+
+async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None = None) -> T:
+    """Ask the fleet once: GET, or POST with a body. Raises: what the fleet refuses with, PeerError, IdentityError."""
+    limits = aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=CONNECT_S)
+    connector = aiohttp.TCPConnector(ssl=tls, force_close=True)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=limits) as session,
+            session.request(
+                "GET" if body is None else "POST", url, data=body, allow_redirects=False,
+                headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+            ) as answer,
+        ):  # fmt: skip
+            data = await _read(answer)
+            if answer.status not in (200, 201):
+                raise _fault(answer.status, data, url)
+    except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
+        raise FleetNotProvenError(f"{url}: {_why(error)}. Nothing was sent.") from error
+    except TimeoutError as error:
+        raise FleetUnreachableError(f"{url} did not answer in time.") from error
+    except (aiohttp.ClientError, OSError) as error:
+        if "alert" in str(error).lower():
+            raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {_why(error)}.") from error
+        raise FleetUnreachableError(f"{url} cannot be reached: {_why(error)}.") from error
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FleetAnswerError(f"The answer of {url} cannot be read: {error}.") from error
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    data = bytearray()
+    async for chunk in answer.content.iter_any():
+        data += chunk
+        if len(data) > ANSWER_BYTES_MAX:
+            raise FleetAnswerError(f"{answer.url} answers with more than {ANSWER_BYTES_MAX} bytes.")
+    return bytes(data)
+
+
+def _fault(status: int, data: bytes, url: str) -> LenskeepError:
+    """Return the fault that a refusal names; of somebody who is not a fleet, that."""
+    try:
+        problem = msgspec.json.decode(data, type=Problem)
+        kind = fault_book()[problem.code]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        return FleetAnswerError(f"{url} answers {status}, which is not a fleet's answer.")
+    return kind(problem.detail, hint=problem.hint)
+
+
+def _why(error: BaseException) -> str:
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    return str(getattr(cause, "verify_message", "") or cause or type(error).__name__).rstrip(".")

@@ -1,0 +1,44 @@
+"""`python -m lenskeep.fleet --config FILE`: the fleet server as a process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+from lenskeep.clock import Clock
+from lenskeep.errors import ConfigError, LenskeepError
+from lenskeep.fleet import config as configs
+from lenskeep.fleet.app import serve
+from lenskeep.fleet.config import FleetConfig, FleetPlaces
+
+log = logging.getLogger("lenskeep.fleet")
+
+
+def main() -> int:
+    """Read the configuration and serve; exit code 78 (EX_CONFIG) tells systemd not to try again."""
+    parser = argparse.ArgumentParser(prog="lenskeep fleet serve", description="Serve a fleet of devices.")
+    parser.add_argument("--config", type=Path, help="The configuration file; without one everything is at its default.")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+    try:
+        config = configs.load(arguments.config) if arguments.config else FleetConfig()
+        places = FleetPlaces.find(config.storage, os.environ)
+        os.umask(0o027)
+        places.make()
+        asyncio.run(serve(config, places, Clock(), lambda words: print(words, flush=True)))
+    except LenskeepError as error:
+        log.critical("%s %s\nFix: %s", error.code, error, error.hint)
+        return 78 if isinstance(error, ConfigError) else 1
+    except Exception:  # the root: what nobody foresaw leaves with its code, and systemd starts us again
+        log.critical("%s The fleet server ends.", LenskeepError.code, exc_info=True)
+        return 70
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

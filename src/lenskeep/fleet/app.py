@@ -1,0 +1,146 @@
+"""The fleet server, built once, in the order of a device's way into it, and run until it is told to stop.
+
+This is the only place of the fleet that constructs. Constructors start nothing; closing is the stack unwinding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from aiohttp import web
+
+from lenskeep.clock import Clock
+from lenskeep.database import open_database
+from lenskeep.errors import ConfigError, ConflictError
+from lenskeep.fleet.admission import Admission
+from lenskeep.fleet.answers import guard
+from lenskeep.fleet.authority import FleetAuthority, open_authority
+from lenskeep.fleet.config import FleetConfig, FleetPlaces
+from lenskeep.fleet.devices import DeviceDoor
+from lenskeep.fleet.operators import OperatorDoor
+from lenskeep.fleet.reports import Reports
+from lenskeep.fleet.repository import Repository
+from lenskeep.fleet.store.store import SCHEMA, Store
+
+log = logging.getLogger("lenskeep.fleet")
+
+SOCKET_MODE = 0o660
+IDLE_S_MAX = 75.0  # also for somebody who dials and never finishes a request
+STOP_S = 2.0
+RENEWAL_LOOK_S = 3600.0
+
+
+async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: Callable[[str], None]) -> None:
+    """Build the fleet server and run it until it is told to stop; `begun` is told what a person should know then."""
+    async with AsyncExitStack() as stack:
+        authority, made = await asyncio.to_thread(open_authority, places.authority, clock, config.certificates.days)
+        database = await stack.enter_async_context(open_database(places.database, SCHEMA))
+        store = Store(database)
+        admission = Admission(store, authority, clock, tries_per_minute=config.limits.enrolments_per_minute)
+        reports = Reports(store, clock, kept=config.limits.reports_kept)
+        repository = Repository(places.repository)
+        seconds = config.limits.request_s_max
+        devices = DeviceDoor(admission, reports, repository, authority, request_s_max=seconds)
+        operators = OperatorDoor(
+            store, admission, reports, authority, clock, group_role=config.operators.group_role, request_s_max=seconds
+        )
+
+        context = authority.server_context()
+        operator_runner = await _runner(stack, operators.app())
+        await _open_socket(stack, operator_runner, places.socket)
+        if config.operators.port:
+            await _open(operator_runner, "operators.port", "127.0.0.1", config.operators.port)
+        if config.devices.plain_port:
+            plain = web.Application(middlewares=[guard])
+            plain.add_routes(repository.routes())
+            address, port = config.devices.address, config.devices.plain_port
+            await _open(await _runner(stack, plain), "devices.plain_port", address, port)
+        door = await _runner(stack, devices.app())
+        port = await _open(door, "devices.port", config.devices.address, config.devices.port, context)
+
+        begun(_words(authority, places, port, made))
+        stop = asyncio.Event()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        renewing = asyncio.create_task(_renew(authority, context), name="renew the server's certificate")
+        stack.callback(renewing.cancel)
+        await stop.wait()
+
+
+async def _renew(authority: FleetAuthority, context: ssl.SSLContext) -> None:
+    """Give the server its next certificate in time; connections that are open keep theirs."""
+    while True:
+        await asyncio.sleep(RENEWAL_LOOK_S)
+        try:
+            if await asyncio.to_thread(authority.renew_server):
+                authority.load_server(context)
+                log.info("The server's certificate was renewed.")
+        except Exception:  # the certificate in use is good for months yet; the next look tries again
+            log.exception("The server's certificate could not be renewed.")
+
+
+async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=STOP_S, handle_signals=False, auto_decompress=False,
+        keepalive_timeout=IDLE_S_MAX,
+    )  # fmt: skip
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
+
+
+async def _open(runner: web.AppRunner, key: str, address: str, port: int, context: ssl.SSLContext | None = None) -> int:
+    """Open a port and return its number; 0 lets the system choose. Raises: ConfigError."""
+    site = web.TCPSite(runner, address, port, ssl_context=context, backlog=1024)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigError(f"{key}: {address}:{port} cannot be opened: {error.strerror or error}.") from error
+    return int(runner.addresses[-1][1])
+
+
+async def _open_socket(stack: AsyncExitStack, runner: web.AppRunner, path: Path) -> None:
+    await web.SockSite(runner, _bind(path)).start()
+    stack.callback(path.unlink, missing_ok=True)
+
+
+def _bind(path: Path) -> socket.socket:
+    """Take the path. The mode is set between bind and listen, so nobody can come in before it is right."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(str(path)) == 0:
+            raise ConflictError(
+                f"Another fleet server answers at {path} already.", hint="Stop it first: systemctl stop lenskeep-fleet."
+            )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(SOCKET_MODE)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"storage.runtime_dir: the socket {path} cannot be made: {error}.") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _words(authority: FleetAuthority, places: FleetPlaces, port: int, made: bool) -> str:
+    """Say where the fleet is, whom to trust, and what to do next."""
+    view = authority.view()
+    lines = [
+        f"The fleet answers devices on port {port} and operators at {places.socket}.",
+        f"Its authority{' (made now)' if made else ''}: {view.fingerprint}",
+        f"It serves the repository in {places.repository}.",
+    ]
+    if made:
+        lines += [
+            f"Keep a locked copy of {places.authority}: who has it lets devices in, and without it all enrol again.",
+            "Next: lenskeep fleet token DEVICE    and on the device: lenskeep enrol https://HOST:PORT --token TOKEN",
+        ]
+    return "\n".join(lines)

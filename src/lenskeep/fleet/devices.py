@@ -1,0 +1,94 @@
+"""The devices' door: the repository, enrolment, renewal and reports, over TLS 1.3.
+
+Rules. Enrolment and the authority's certificate are open to whoever dials, because a device has no certificate before;
+everything else asks for a certificate whose key is listed, at every request, so that a revoked device is out at once
+even on a connection that it holds. A device speaks for itself alone.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from aiohttp import web
+
+from lenskeep.errors import ForeignIdentityError
+from lenskeep.fleet import answers
+from lenskeep.fleet.admission import Admission
+from lenskeep.fleet.authority import FleetAuthority
+from lenskeep.fleet.reports import Reports
+from lenskeep.fleet.repository import PREFIX, Repository
+from lenskeep.fleet.store.store import Listed
+from lenskeep.messages.fleet import CertificateAsk, EnrolmentRequest
+from lenskeep.trust.stick import REPORT_BYTES_MAX
+
+LISTED = web.RequestKey("listed", Listed)
+OPEN_PATHS = ("/v1/authority", "/v1/enrolment", "/livez")
+
+
+class DeviceDoor:
+    """What devices may ask."""
+
+    def __init__(
+        self, admission: Admission, reports: Reports, repository: Repository, authority: FleetAuthority, *,
+        request_s_max: float,
+    ) -> None:  # fmt: skip
+        self._admission = admission
+        self._reports = reports
+        self._repository = repository
+        self._authority = authority
+        self._request_s_max = request_s_max
+
+    def app(self) -> web.Application:
+        """Return the door's application."""
+        app = web.Application(middlewares=[answers.guard, self._identify], client_max_size=REPORT_BYTES_MAX)
+        app.add_routes(
+            [
+                web.get("/livez", self.livez),
+                web.get("/v1/authority", self.authority),
+                web.post("/v1/enrolment", self.enrol),
+                web.post("/v1/devices/{device}/certificate", self.renew),
+                web.post("/v1/devices/{device}/reports", self.report),
+                *self._repository.routes(),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _identify(self, request: web.Request, handler: answers.Handler) -> web.StreamResponse:
+        if request.path not in OPEN_PATHS:
+            listed = await self._admission.identify(_shown(request))
+            if not request.path.startswith(f"{PREFIX}/") and request.match_info.get("device", "") != listed.device:
+                raise ForeignIdentityError(f"{listed.device!r} speaks for itself alone.")
+            request[LISTED] = listed
+        return await handler(request)
+
+    async def livez(self, _request: web.Request) -> web.Response:
+        """Say that the service turns."""
+        return answers.said({"ok": True})
+
+    async def authority(self, _request: web.Request) -> web.Response:
+        """Show the authority; a device believes it by the fingerprint in its token alone."""
+        return answers.said(self._authority.view())
+
+    async def enrol(self, request: web.Request) -> web.Response:
+        """Let a device in by its token."""
+        ask = await answers.read_struct(request, EnrolmentRequest, self._request_s_max)
+        return answers.said(await self._admission.enrol(ask, request.remote or ""), 201)
+
+    async def renew(self, request: web.Request) -> web.Response:
+        """Certify a device again."""
+        ask = await answers.read_struct(request, CertificateAsk, self._request_s_max)
+        return answers.said(await self._admission.renew(request[LISTED], ask.csr), 201)
+
+    async def report(self, request: web.Request) -> web.Response:
+        """Take a signed report."""
+        data = await answers.read_bytes(request, REPORT_BYTES_MAX, self._request_s_max)
+        return answers.said(await self._reports.take(data, request[LISTED].device))
+
+
+def _shown(request: web.Request) -> bytes | None:
+    """Return the certificate of the connection in DER."""
+    connection = request.get_extra_info("ssl_object")
+    if not isinstance(connection, ssl.SSLObject):
+        return None
+    return connection.getpeercert(binary_form=True)

@@ -1,0 +1,51 @@
+"""What the control API says and is asked about who this device is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Pem = Annotated[str, Meta(max_length=16384)]
+Fingerprint = Annotated[str, Meta(max_length=80)]
+
+
+class IdentityView(Struct, frozen=True, kw_only=True):
+    """Who this device is, and which fleet it belongs to."""
+
+    device: str
+    key_id: str
+    fingerprint: str
+    enrolled: bool
+    fleet: str = ""  # the fleet's address; empty = by stick alone
+    authority_fingerprint: str = ""
+    certificate_ends: str = ""
+    certificate_renews: str = ""
+    fault: str = ""  # why the last renewal did not succeed
+    public_key: str = ""  # PEM; what verifies this device's reports and record
+
+
+class CertificateRequestView(Struct, frozen=True, kw_only=True):
+    """A request for a certificate, for a stick."""
+
+    device: str
+    fingerprint: str
+    csr: str
+
+
+class InstallRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Install a certificate that came on a stick.
+
+    `authority_fingerprint` is what a person has compared; it may be left out for the fleet that is known already.
+    """
+
+    chain: Pem
+    authority_fingerprint: Fingerprint = ""
+
+
+class EnrolRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Enrol into a fleet over the network. The token names the fleet's authority; it may be named once more."""
+
+    url: Annotated[str, Meta(pattern=r"^https://[^\s?#]+$", max_length=300)]
+    token: Annotated[str, Meta(max_length=64)]
+    authority_fingerprint: Fingerprint = ""
