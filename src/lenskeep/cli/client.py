@@ -28,6 +28,8 @@ from lenskeep.messages.control import (
     Key,
     KeyRequest,
     Operation,
+    RecordHead,
+    RecordVerdict,
     ResultPage,
     SlotView,
     Status,
@@ -222,6 +224,20 @@ class Client:
 
     def audit(self, *, limit: int) -> list[AuditEntry]:
         return self._wire.get("/v1/audit", list[AuditEntry], limit=limit)
+
+    def record_head(self) -> RecordHead:
+        return self._wire.get("/v1/audit/head", RecordHead)
+
+    def verify_record(self) -> RecordVerdict:
+        """Have the device read its whole record; a large one takes a while."""
+        return self._wire.decode(self._wire.ask("POST", "/v1/audit/verification", timeout_s=600.0), RecordVerdict)
+
+    def export_record(self, target: BinaryIO, first: str = "", until: str = "") -> None:
+        """Write the record's lines to `target`; days such as 2027-01-31 leave the others out."""
+        query = {"from": first or None, "until": until or None}
+        answer = self._wire.open("GET", "/v1/audit/export", query=query, timeout_s=120.0)
+        for chunk in self._wire.pieces(answer, lambda: answer.read(CHUNK_BYTES)):
+            target.write(chunk)
 
     # --- keys and tokens ------------------------------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "hold": ("change", "Hold swaps while the line must not change."),
         "resume": ("change", "Let held swaps go on."),
         "history": ("journal", "Show what ran when, why and by whom."),
-        "audit": ("journal", "Show every change: who, what, when, why."),
+        "audit": ("audit", "Show, verify and export the record of every change."),
         "op": ("journal", "List and follow long work."),
     },
     "Administration": {

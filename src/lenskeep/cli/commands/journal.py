@@ -1,4 +1,4 @@
-"""`logs`, `explain`, `history`, `audit`, `op`: what happened, and what a code means."""
+"""`logs`, `explain`, `history`, `op`: what happened, and what a code means."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lenskeep.cli.options import slot_option
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
 from lenskeep.cli.wire import fault_of
-from lenskeep.cli.words import EXIT_OF, clean, clean_lines, moment, nearest, short
+from lenskeep.cli.words import EXIT_OF, clean, clean_lines, moment, nearest
 from lenskeep.errors import LenskeepError, UnknownNameError, fault_book
-from lenskeep.messages.control import AuditEntry, Deployment, Event, Operation
+from lenskeep.messages.control import Deployment, Event, Operation
 
 LOGGED = ["fault", "camera", "bundle", "operation"]
 LIMIT = click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many lines.")
@@ -153,38 +153,6 @@ def _show_history(screen: Screen, rows: list[Deployment]) -> None:
         [
             moment(row.started, seconds=True), moment(row.ended, seconds=True) if row.ended else "now", row.slot,
             row.bundle, row.outcome.replace("_", " "), row.by, row.reason,
-        ]
-        for row in rows
-    ]  # fmt: skip
-    screen.table(cells, header)
-
-
-@click.command()
-@LIMIT
-@click.pass_context
-def audit(context: click.Context, limit: int) -> None:
-    """Show every change: who, what, when, why.
-
-    Newest first.
-
-    \b
-      lenskeep audit
-      lenskeep audit --limit 500 --json
-      lenskeep history
-    """
-    rows = run_of(context).client().audit(limit=limit)
-    emit(context, "audit/1", rows, lambda screen: _show_audit(screen, rows))
-
-
-def _show_audit(screen: Screen, rows: list[AuditEntry]) -> None:
-    if not rows:
-        screen.line("Nothing has been changed yet.")
-        return
-    header = ["NO", "WHEN", "WHO", "WHAT", "ON", "BEFORE", "AFTER", "WHY"]
-    cells = [
-        [
-            str(row.sequence), moment(row.at, seconds=True) + ("" if row.clock_trusted else " ?"), row.by, row.action,
-            row.subject, short(row.before), short(row.after), short(row.reason, 80),
         ]
         for row in rows
     ]  # fmt: skip
