@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "sketch": set(),
     "permissions": set(),
     "policy": {"errors", "permissions"},
-    "config": {"errors", "permissions"},
+    "config": {"errors", "permissions", "policy"},
     "lifecycle": {"errors"},
     "database": {"errors"},
     "bundle": {"errors", "clock"},

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from lenskeep.errors import ConfigError
-from lenskeep.permissions import Role
+from lenskeep.permissions import Role, may
+from lenskeep.policy import Demand
 
 Positive = Annotated[float, Meta(gt=0)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -24,10 +25,12 @@ _PLACE = r"^[a-z0-9][a-z0-9-]{0,30}$"
 _DEVICE_ID = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 _SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
 _ADDRESS = r"^(https?://[^\s?#]+)?$"
+_LISTED = r"^[a-z0-9][a-z0-9-]{0,62}@([0-9a-z.\-]{1,60}|sha256:[0-9a-f]{64})$"
 # What a person is told instead of the pattern.
 _IN_WORDS = {
     _PLACE: "up to 31 lower-case letters, digits and hyphens",
     _DEVICE_ID: "up to 63 lower-case letters, digits and hyphens",
+    _LISTED: "NAME@VERSION or NAME@sha256:DIGEST",
     _ADDRESS: "an address like https://fleet.example:8443",
     _SOURCE: "v4l2:PATH, rtsp://…, http://…, file:PATH, folder:PATH or synthetic:SCENE",
 }
@@ -60,6 +63,14 @@ class Limits(_Section, frozen=True, kw_only=True):
     bundle_mb_max: Count = 4096
 
 
+class Member(_Section, frozen=True, kw_only=True):
+    """[[control.member]]: an account or a group with a role of its own."""
+
+    account: str = ""
+    group: str = ""
+    role: Role
+
+
 class Control(_Section, frozen=True, kw_only=True):
     """[control]"""
 
@@ -67,6 +78,7 @@ class Control(_Section, frozen=True, kw_only=True):
     anonymous_role: Literal["viewer", "none"] = "viewer"
     group_role: Role = "engineer"
     hosts: list[str] = []
+    member: list[Member] = []
 
 
 class Trust(_Section, frozen=True, kw_only=True):
@@ -121,6 +133,21 @@ class Slot(_Section, frozen=True, kw_only=True):
     swap_deadline_s: Positive = 10.0
     result_ring: Annotated[int, Meta(ge=100, le=10_000_000)] = 20000
     crashes_max: Count = 3
+    approvals: Annotated[int, Meta(ge=0, le=20)] = 0
+    approval_roles: list[Role] = []
+    meanings: Annotated[list[Literal["review", "approval", "responsibility"]], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["review", "approval"]
+    )
+    approve_own: bool = False
+    approval_hours: Positive = 72.0
+    locked: list[Annotated[str, Meta(pattern=_LISTED)]] = []
+
+    def demand(self) -> Demand:
+        """Return what must be so before a version is activated here."""
+        return Demand(
+            approvals=self.approvals, roles=tuple(self.approval_roles), meanings=tuple(self.meanings),
+            own=self.approve_own, hours=self.approval_hours, locked=tuple(self.locked),
+        )  # fmt: skip
 
 
 class Camera(_Section, frozen=True, kw_only=True):
@@ -199,6 +226,13 @@ def _check_places(config: Config) -> None:
         for name in names:
             if names.count(name) > 1:
                 raise ConfigError(f"{kind}.name: {name!r} is used twice.")
+    for slot in config.slot:
+        for role in slot.approval_roles:
+            if not may(role, "approve"):
+                raise ConfigError(f"slot.approval_roles: {slot.name!r} names the role {role}, which approves nothing.")
+    for member in config.control.member:
+        if bool(member.account) == bool(member.group):
+            raise ConfigError("control.member: each line names an account or a group, not both.")
     known = {slot.name for slot in config.slot}
     for camera in config.camera:
         if camera.slot not in known:

@@ -65,8 +65,6 @@ TABLE: dict[Permission, Rule] = {
     "sync": Rule("bring the device up to date from the fleet or a stick", "device", WORKERS),
     "bundles": Rule("import, pin and remove versions", "device", ("engineer", "admin")),
     "trust": Rule("choose the repository that the device follows", "device", ("admin",)),
-    "sync": Rule("look at the repository now, or bring its files on a stick", "device", WORKERS),
-    "repository": Rule("choose the repository that the device follows", "device", ("admin",)),
     "keys": Rule("trust and revoke signing keys", "device", ("admin",)),
     "tokens": Rule("make and remove tokens", "device", ("admin",)),
 }

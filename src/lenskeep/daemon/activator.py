@@ -8,24 +8,33 @@ steps is found at the next start, from the slot's state alone.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
+
+import msgspec
 
 from lenskeep.config import Probation
 from lenskeep.daemon import gates
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.operations import Operations
+from lenskeep.daemon.policy import Pending, Policy
 from lenskeep.daemon.qualifier import Qualifier, fault_of
 from lenskeep.daemon.slotbook import DEVICE, SlotBook, budget_ms
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database
 from lenskeep.errors import (
+    ApprovalVoidError,
+    BundleError,
     ConflictError,
     IncompatibleError,
     KeyRevokedError,
     LenskeepError,
+    ListingMismatchError,
     NotConfirmedError,
     NothingToRollBackToError,
+    NotListedError,
+    QualificationError,
     RequestError,
     SlotError,
     SwapRefusedError,
@@ -33,9 +42,13 @@ from lenskeep.errors import (
 from lenskeep.lifecycle import BundleState, SlotEvent, SlotState
 from lenskeep.messages.control import ActivationRequest, Operation
 from lenskeep.messages.runner import Back, Cancel, Hold, Swap, Swapped
+from lenskeep.policy import ApprovalEvent, ApprovalState
 from lenskeep.registry import access, bundles
+from lenskeep.registry.approvals import StoredApproval
 from lenskeep.registry.bundles import StoredBundle
 from lenskeep.registry.slots import StoredSlot
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 0.5  # while a version is being exchanged or watched
 REST_S = 5.0  # otherwise; a wish wakes the loop
@@ -47,8 +60,9 @@ class Activator:
 
     def __init__(
         self, database: Database, book: SlotBook, qualifier: Qualifier, supervisor: Supervisor, metrics: Metrics,
-        operations: Operations, probation: Probation, trust: TrustKeeper,
+        operations: Operations, probation: Probation, trust: TrustKeeper, policy: Policy,
     ) -> None:  # fmt: skip
+        self._policy = policy
         self._trust = trust
         self._database = database
         self._book = book
@@ -74,6 +88,21 @@ class Activator:
         name = self.slot_name(request.slot)
         bundle = await self._qualifier.find(request.bundle)
         await self._require_fit(bundle)
+        await self._require_free(name, bundle)
+        admission = await self._policy.admit(name, bundle, by, request)
+        if isinstance(admission, Pending):
+            return admission.operation
+        operation = await self._operations.begin("activate", bundle.ref, by)
+        try:
+            await self._book.wish(name, bundle, request, by, operation.id)
+        except LenskeepError as error:
+            await self._operations.fail(operation.id, error)
+            raise
+        self._wake[name].set()
+        return operation
+
+    async def _require_free(self, name: str, bundle: StoredBundle) -> None:
+        """Refuse a wish that the slot cannot take now. Raises: ConflictError."""
         slot = await self._book.get(name)
         if slot.active == bundle.id and slot.state != SlotState.SWAPPING:
             raise ConflictError(f"{bundle.ref} is already active in slot {name}.")
@@ -83,14 +112,6 @@ class Activator:
                 f"Slot {name} {busy}. Nothing was changed.",
                 hint="Keep the new version with `lenskeep confirm`, or take it back with `lenskeep rollback`.",
             )
-        operation = await self._operations.begin("activate", bundle.ref, by)
-        try:
-            await self._book.wish(name, bundle, request, by, operation.id)
-        except LenskeepError as error:
-            await self._operations.fail(operation.id, error)
-            raise
-        self._wake[name].set()
-        return operation
 
     async def _require_fit(self, bundle: StoredBundle) -> None:
         await self._trust.require_listed(bundle)
@@ -127,7 +148,7 @@ class Activator:
             return await self._cancel(current, by, reason)
         if not current.previous:
             raise NothingToRollBackToError(f"Slot {name} has no previous version. What runs there goes on.")
-        await self._require_way_back(current.previous)
+        await self._require_way_back(name, current.previous)
         previous = await self._book.plans.bundle_ref(current.previous)
         operation = await self._operations.begin("rollback", previous.ref, by)
 
@@ -140,11 +161,12 @@ class Activator:
         self._operations.spawn(operation.id, work)
         return operation
 
-    async def _require_way_back(self, bundle_id: str) -> None:
-        """Refuse to go back to what was withdrawn. Raises: TrustError."""
+    async def _require_way_back(self, slot: str, bundle_id: str) -> None:
+        """Refuse to go back to what was withdrawn, or is not on a locked slot's list. Raises: TrustError, SlotError."""
         async with self._database.read() as tx:
             bundle = await bundles.get(tx, bundle_id)
         await self._trust.require_listed(bundle, going_back=True)
+        self._policy.require_listed(slot, bundle, "gone back to")
 
     async def _cancel(self, slot: StoredSlot, by: str, reason: str) -> Operation:
         """Take back a wish that has not been carried out yet."""
@@ -170,6 +192,40 @@ class Activator:
         async with asyncio.TaskGroup() as tasks:
             for name in self._wake:
                 tasks.create_task(self._keep(name), name=f"activator {name}")
+            tasks.create_task(self._keep_requests(), name="activator requests")
+
+    async def _keep_requests(self) -> None:
+        """Look after what waits for approval: what may not run any more ends, what is granted is carried out."""
+        while True:
+            for asked in await self._policy.open_ones():
+                await self._look_at(asked)
+            try:
+                async with asyncio.timeout(REST_S):
+                    await self._policy.granted.wait()
+            except TimeoutError:
+                pass
+            self._policy.granted.clear()
+
+    async def _look_at(self, asked: StoredApproval) -> None:
+        async with self._database.read() as tx:
+            bundle = await bundles.get(tx, asked.bundle_id)
+        try:
+            await self._require_fit(bundle)
+            if asked.state == ApprovalState.GRANTED:
+                await self._require_free(asked.slot, bundle)
+                await self._carry_out(asked, bundle)
+        except (BundleError, QualificationError, NotListedError, ListingMismatchError) as error:
+            fault = ApprovalVoidError(f"{bundle.ref} may not run here any more: {error.code} {error}")
+            await self._policy.end(asked, ApprovalEvent.VOIDED, fault, DEVICE)
+        except LenskeepError as error:  # the slot is busy, or the repository out of date: looked at again
+            log.info("request %s waits on: %s %s", asked.id, error.code, error)
+
+    async def _carry_out(self, asked: StoredApproval, bundle: StoredBundle) -> None:
+        """Write the wish that was granted; the same transaction uses the request up."""
+        await self._operations.go_on(asked.operation)
+        request = msgspec.json.decode(asked.request, type=ActivationRequest)
+        await self._book.wish(asked.slot, bundle, request, asked.asked_by, asked.operation, approval=asked.id)
+        self._wake[asked.slot].set()
 
     async def _keep(self, name: str) -> None:
         pause_s = LOOK_S
@@ -226,7 +282,7 @@ class Activator:
     async def _take_back(self, slot: StoredSlot, fault: SlotError) -> None:
         self._book.fault(slot.name, fault)
         reason = f"{fault.code} {fault}"
-        if not slot.previous:
+        if not await self._book.way_back(slot):
             # nothing to go back to: it stays, visibly at fault, rather than leaving the line with nothing
             await self._book.settle(slot, DEVICE, f"{reason} There is no previous version.")
             return

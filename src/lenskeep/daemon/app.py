@@ -33,6 +33,7 @@ from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart
+from lenskeep.daemon.policy import Policy
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
 from lenskeep.daemon.record import Record
 from lenskeep.daemon.recovery import Recovery
@@ -66,6 +67,7 @@ class House:
     supervisor: Supervisor
     recovery: Recovery
     activator: Activator
+    policy: Policy
     trust: TrustKeeper
     follower: Follower
     sync: Sync
@@ -120,7 +122,8 @@ async def _build(
     supervisor = Supervisor(config, places, plans, metrics, events, clock, head_starts)
     book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
     recovery = Recovery(book, operations, after_orderly_stop=stores.orderly)
-    activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation, trust)
+    policy = Policy(database, operations, events, clock, config.slot)
+    activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation, trust, policy)
     # level with the repository
     follower = Follower(
         database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust, names
@@ -136,12 +139,12 @@ async def _build(
         operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
         supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
         metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
-        record=record, sync=sync, trust=trust,
+        record=record, sync=sync, trust=trust, policy=policy,
     )  # fmt: skip
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
-        supervisor=supervisor, recovery=recovery, activator=activator, trust=trust, follower=follower, sync=sync,
-        record=record,
+        supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
+        sync=sync, record=record,
     )  # fmt: skip
 
 
@@ -152,7 +155,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
     await house.follower.begin()
-    await house.operations.load(stores.standing)
+    await house.operations.load(stores.standing | await house.policy.standing())
 
 
 def _loops(

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Kind = Literal["import", "check", "activate", "rollback", "verify", "sync"]
 
+UNFINISHED = ("awaiting_approval", "running")
+
 
 class Operations:
     """All operations of this daemon, newest last."""
@@ -46,22 +48,35 @@ class Operations:
         for operation in reversed(stored):
             self._known[operation.id] = operation
             self._started_ms[operation.id] = 0
-            if operation.state == "running" and operation.id not in standing:
+            if operation.state in UNFINISHED and operation.id not in standing:
                 await self.fail(operation.id, ConflictError("The service was restarted while this was running."))
 
-    async def begin(self, kind: Kind, subject: str, by: str) -> Operation:
-        """Name a piece of work."""
+    async def begin(self, kind: Kind, subject: str, by: str, waits: str = "") -> Operation:
+        """Name a piece of work; it may have to wait for people first."""
         operation = Operation(
             id=uuid.uuid4().hex[:12],
             kind=kind,
-            state="running",
+            state="awaiting_approval" if waits else "running",
             subject=subject,
             started=rfc3339(self._clock.now_s()),
             by=by,
+            waits=waits,
         )
         self._started_ms[operation.id] = self._clock.now_ms()
         await self._put(operation)
         return operation
+
+    async def await_approval(self, operation_id: str, waits: str) -> None:
+        """Say what it waits for now."""
+        current = self._known.get(operation_id)
+        if current is not None and current.state == "awaiting_approval":
+            await self._put(msgspec.structs.replace(current, waits=waits))
+
+    async def go_on(self, operation_id: str) -> None:
+        """Let work begin that has waited for people."""
+        current = self._known.get(operation_id)
+        if current is not None and current.state == "awaiting_approval":
+            await self._put(msgspec.structs.replace(current, state="running", waits=""))
 
     def spawn(self, operation_id: str, work: Callable[[], Awaitable[Any]]) -> None:
         """Let work go on by itself and finish the operation with what it returns or raises."""
@@ -90,15 +105,16 @@ class Operations:
 
     async def fail(self, operation_id: str, error: LenskeepError, *, rolled_back: bool = False) -> None:
         """Finish with a fault."""
-        log.warning("%s %s: %s", error.code, self._known[operation_id].subject, error)
+        known = self._known.get(operation_id)
+        log.warning("%s %s: %s", error.code, known.subject if known else operation_id, error)
         state = "rolled_back" if rolled_back else "failed"
         await self._finish(operation_id, state=state, error=problem(error))
 
     async def _finish(self, operation_id: str, **changes: Any) -> None:
         current = self._known.get(operation_id)
-        if current is None or current.state != "running":
+        if current is None or current.state not in UNFINISHED:
             return
-        await self._put(msgspec.structs.replace(current, finished=rfc3339(self._clock.now_s()), **changes))
+        await self._put(msgspec.structs.replace(current, finished=rfc3339(self._clock.now_s()), waits="", **changes))
 
     async def _put(self, operation: Operation) -> None:
         async with self._database.write() as tx:

@@ -10,6 +10,7 @@ from lenskeep.messages.runner import Beat, BundleRef, Swapped
 from lenskeep.registry.slots import StoredSlot
 
 CRASHES_IN_SWAP_MAX = 2  # one while a new version is loaded may be chance; a second one is the version
+RESTING = (SlotState.SETTLED, SlotState.ROLLED_BACK)
 
 
 class Recovery:
@@ -27,7 +28,7 @@ class Recovery:
             slot = await self._book.get(name)
             if beat is not None and beat.digest:
                 await self._believe(slot, beat)
-            elif slot.state == SlotState.PROBATION and slot.previous and not self._after_orderly_stop:
+            elif slot.state == SlotState.PROBATION and not self._after_orderly_stop and await self._book.way_back(slot):
                 fault = CrashedInProbationError(
                     "The device or its process stopped before the version had proved itself."
                 )
@@ -42,11 +43,11 @@ class Recovery:
             slot = await self._book.get(name)
             reason = f"The process {how}."
             crashes_max = self._book.plans.slot_config(name).crashes_max
-            if slot.state == SlotState.PROBATION and slot.previous:
+            if slot.state == SlotState.PROBATION and await self._book.way_back(slot):
                 await self._back(slot, SlotEvent.RUNNER_CRASHED, CrashedInProbationError(reason))
             elif slot.state == SlotState.SWAPPING:
                 await self._crashed_in_swap(slot, reason)
-            elif recent >= crashes_max and slot.previous and slot.state in (SlotState.SETTLED, SlotState.ROLLED_BACK):
+            elif recent >= crashes_max and slot.state in RESTING and await self._book.way_back(slot):
                 fault = CrashLoopError(f"{reason} It was the {recent}. time within a minute.")
                 await self._back(slot, SlotEvent.CRASH_LOOP, fault)
             return await self._current(name)

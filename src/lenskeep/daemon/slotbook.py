@@ -21,7 +21,8 @@ from lenskeep.errors import LenskeepError
 from lenskeep.lifecycle import SlotEvent, SlotState
 from lenskeep.messages.control import ActivationRequest
 from lenskeep.messages.runner import BundleRef, Swapped
-from lenskeep.registry import audit, bundles, slots
+from lenskeep.policy import ApprovalEvent, listed
+from lenskeep.registry import approvals, audit, bundles, slots
 from lenskeep.registry.bundles import StoredBundle
 from lenskeep.registry.slots import StoredSlot
 
@@ -52,11 +53,27 @@ class SlotBook:
         async with self._database.read() as tx:
             return await slots.get(tx, name)
 
+    async def way_back(self, slot: StoredSlot) -> bool:
+        """Say whether there is a version to go back to; a locked slot goes back to versions of its list only."""
+        if not slot.previous:
+            return False
+        locked = self.plans.slot_config(slot.name).locked
+        async with self._database.read() as tx:
+            previous = await bundles.get(tx, slot.previous)
+        return listed(locked, previous.name, previous.version, previous.digest)
+
     # --- on the way there -----------------------------------------------------------------------------------------
 
-    async def wish(self, name: str, bundle: StoredBundle, request: ActivationRequest, by: str, operation: str) -> None:
-        """Write what a slot should run. Raises: SlotError when it cannot be asked now."""
+    async def wish(
+        self, name: str, bundle: StoredBundle, request: ActivationRequest, by: str, operation: str, approval: str = ""
+    ) -> None:
+        """Write what a slot should run, and use up the approval that it needed.
+
+        Raises: SlotError when it cannot be asked now, ApprovalOverError when the approval was used or ended before.
+        """
         async with self._database.write() as tx:
+            if approval:
+                await approvals.finish(tx, approval, ApprovalEvent.CARRIED_OUT, at_ms=self._clock.now_ms())
             slot = await slots.get(tx, name)
             await slots.move(
                 tx, slot, SlotEvent.SWAP_ASKED, wanted_id=bundle.id, reason=request.reason, asked_by=by,
@@ -90,7 +107,7 @@ class SlotBook:
                 tx, current, SlotEvent.SWAPPED, active_id=slot.wanted, previous_id=previous, since_ms=now_ms
             )
             interval = f"{swapped.interval_ms:.1f} ms between two results"
-            await self._note(tx, current, "swapped", DEVICE, interval, wanted.ref)
+            await self._note(tx, current, "swapped", DEVICE, interval, _bytes_of(wanted))
         self.begin_probation(slot)
         result = {"bundle": wanted.ref, "interval_ms": swapped.interval_ms, "prepare_ms": swapped.prepare_ms}
         await self._operations.succeed(slot.operation, result)
@@ -134,7 +151,7 @@ class SlotBook:
                 tx, current, event, wanted_id=target, active_id=target, previous_id=earlier, since_ms=now_ms,
                 reason=reason,
             )  # fmt: skip
-            await self._note(tx, current, "rollback", by, reason, back.ref)
+            await self._note(tx, current, "rollback", by, reason, _bytes_of(back))
         self._ends_at.pop(slot.name, None)
         self.expect(back)
         self._metrics.begin_tenure(slot.name, back.ref)
@@ -176,8 +193,12 @@ class SlotBook:
     async def hold(self, name: str, held: bool, by: str) -> None:
         """Write that swaps are held, or may go on."""
         async with self._database.write() as tx:
-            slot = await slots.hold(tx, name, held)
-            await self._note(tx, slot, "hold" if held else "resume", by, "", await self._active_ref(tx, slot))
+            was = (await slots.get(tx, name)).held
+            await slots.hold(tx, name, held)
+            await audit.add(
+                tx, self._clock, by=by, action="hold" if held else "resume", subject=f"slot {name}",
+                before="held" if was else "free", after="held" if held else "free",
+            )  # fmt: skip
         self.tell(name)
 
     def expect(self, ref: BundleRef) -> None:
@@ -201,6 +222,11 @@ class SlotBook:
 
     async def _active_ref(self, tx: Transaction, slot: StoredSlot) -> str:
         return (await bundles.get(tx, slot.active)).ref if slot.active else ""
+
+
+def _bytes_of(ref: BundleRef) -> str:
+    """Name a version with the digests of what was signed and of the bytes that run."""
+    return f"{ref.ref} bundle {ref.digest} model {ref.model_sha256}"
 
 
 def budget_ms(ref: BundleRef) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import logging
 import secrets
 import uuid
 from datetime import UTC, datetime
@@ -10,10 +12,16 @@ from datetime import UTC, datetime
 from lenskeep.bundle import keys as bundle_keys
 from lenskeep.bundle.authority import TrustedKey
 from lenskeep.clock import Clock, rfc3339
-from lenskeep.database import Database, Row
-from lenskeep.errors import ConflictError, IdempotencyError, RequestError, UnknownNameError
+from lenskeep.database import Database, Row, Transaction
+from lenskeep.errors import ConflictError, DeviceError, IdempotencyError, RequestError, UnknownNameError
 from lenskeep.messages.control import Key, KeyRequest, Token, TokenRequest
 from lenskeep.registry import access, audit, journal
+
+log = logging.getLogger(__name__)
+
+HOUR_MS = 3_600_000
+NOTE_USE_MS = 60_000  # a use is noted at most once a minute, to spare the disk
+KEEP_EXPIRED_MS = 30 * 24 * HOUR_MS
 
 
 class Keys:
@@ -78,7 +86,7 @@ class Keys:
 
 
 class Tokens:
-    """Bearer tokens: 256 random bits, stored as their hash, with a role and an end."""
+    """Bearer tokens: 256 random bits, stored as their hash, with a role, an end, and whom they stand for."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -90,20 +98,39 @@ class Tokens:
             return [_token(row) for row in await access.tokens(tx)]
 
     async def add(self, request: TokenRequest, by: str) -> Token:
-        """Make a token; its secret is in this answer and nowhere else."""
-        secret, token_id = f"lk_{secrets.token_urlsafe(32)}", uuid.uuid4().hex[:12]
-        now_ms = self._clock.now_ms()
+        """Make a token; its secret is in this answer and nowhere else. It ends no later than its maker's own token.
+
+        Asserts: the maker may do all that the token's role may (the door looked).
+        """
+        secret, now_ms = f"lk_{secrets.token_urlsafe(32)}", self._clock.now_ms()
+        ends_ms = now_ms + (request.hours * HOUR_MS if request.hours else request.days * 24 * HOUR_MS)
         async with self._database.write() as tx:
-            if any(row["name"] == request.name for row in await access.tokens(tx)):
-                raise ConflictError(f"A token named {request.name} exists already. Nothing was changed.")
-            await access.add_token(
-                tx, token_id, name=request.name, role=request.role, secret_sha256=_hash(secret), created_ms=now_ms,
-                expires_ms=now_ms + request.days * 86_400_000,
+            kind, _, maker = by.partition(":")
+            own = await access.token_by_name(tx, maker) if kind == "token" else None
+            await self._make_room(tx, request.name, now_ms)
+            new = access.NewToken(
+                id=uuid.uuid4().hex[:12], name=request.name, role=request.role, secret_sha256=_hash(secret),
+                created_ms=now_ms, expires_ms=min(ends_ms, own["expires_ms"]) if own is not None else ends_ms,
+                person=request.person or request.name, slots=sorted(set(request.slots)), added_by=by,
             )  # fmt: skip
-            await audit.add(tx, self._clock, by=by, action="add token", subject=request.name, after=request.role)
-            row = await access.token_by_secret(tx, _hash(secret))
+            await access.add_token(tx, new)
+            scope = f" for slots {' '.join(new.slots)}" if new.slots else ""
+            await audit.add(
+                tx, self._clock, by=by, action="add token", subject=new.name,
+                after=f"{new.role} of {new.person}{scope} until {rfc3339(new.expires_ms / 1000)}",
+            )  # fmt: skip
+            row = await access.token_by_secret(tx, new.secret_sha256)
         assert row is not None
         return _token(row, secret)
+
+    async def _make_room(self, tx: Transaction, name: str, now_ms: int) -> None:
+        """Refuse a name that is in use; a token whose time is over gives its name free."""
+        known = await access.token_by_name(tx, name)
+        if known is not None and known["expires_ms"] > now_ms:
+            raise ConflictError(f"A token named {name} exists already. Nothing was changed.")
+        await access.remove_token(tx, name)
+        if self._clock.trusted():
+            await access.forget_expired(tx, before_ms=now_ms - KEEP_EXPIRED_MS)
 
     async def remove(self, id_or_name: str, by: str) -> None:
         """Forget a token; whoever uses it is a stranger from now on."""
@@ -113,10 +140,26 @@ class Tokens:
             await audit.add(tx, self._clock, by=by, action="remove token", subject=id_or_name)
 
     async def find(self, secret: str) -> Token | None:
-        """Return the token that a secret belongs to, unless its time is over."""
+        """Return the token that a secret belongs to, unless its time is over.
+
+        What is looked up is the secret's hash, so how long it takes says nothing about a secret; the comparison takes
+        the same time for every hash.
+        """
+        wanted, now_ms = _hash(secret), self._clock.now_ms()
         async with self._database.read() as tx:
-            row = await access.token_by_secret(tx, _hash(secret))
-        return None if row is None or row["expires_ms"] < self._clock.now_ms() else _token(row)
+            row = await access.token_by_secret(tx, wanted)
+        if row is None or not hmac.compare_digest(row["secret_sha256"], wanted) or row["expires_ms"] <= now_ms:
+            return None
+        if abs(now_ms - (row["last_used_ms"] or 0)) >= NOTE_USE_MS:
+            await self._note_use(row["id"], now_ms)
+        return _token(row)
+
+    async def _note_use(self, token_id: str, now_ms: int) -> None:
+        try:
+            async with self._database.write() as tx:
+                await access.note_use(tx, token_id, at_ms=now_ms)
+        except DeviceError as error:  # a full disk must not lock out whoever comes to free it
+            log.warning("%s the use of a token was not noted: %s", error.code, error)
 
 
 class Idempotency:
@@ -170,7 +213,10 @@ def _key(row: Row) -> Key:
 
 
 def _token(row: Row, secret: str = "") -> Token:
+    used_ms = row["last_used_ms"]
     return Token(
         id=row["id"], name=row["name"], role=row["role"], created=rfc3339(row["created_ms"] / 1000),
-        expires=rfc3339(row["expires_ms"] / 1000), secret=secret,
+        expires=rfc3339(row["expires_ms"] / 1000), secret=secret, person=row["person"] or row["name"],
+        slots=row["slots"].split(), added_by=row["added_by"],
+        last_used=rfc3339(used_ms / 1000) if used_ms is not None else "",
     )  # fmt: skip

@@ -13,6 +13,7 @@ from lenskeep.clock import Clock, rfc3339
 from lenskeep.config import Config
 from lenskeep.daemon.health import Health
 from lenskeep.daemon.metrics import Metrics, latency_views
+from lenskeep.daemon.policy import waiting_in
 from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.database import Database, Transaction
@@ -29,6 +30,7 @@ from lenskeep.messages.control import (
     Window,
 )
 from lenskeep.messages.runner import Beat, CameraState, Result
+from lenskeep.policy import listed
 from lenskeep.registry import audit, bundles, slots, windows
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
 from lenskeep.registry.bundles import StoredBundle
@@ -78,10 +80,12 @@ class Views:
         async with self._database.read() as tx:
             slot = await slots.get(tx, name)
             known = {key: await bundles.get(tx, key) for key in {slot.wanted, slot.active, slot.previous} - {""}}
+            waiting = await waiting_in(tx, name)
         process = self._supervisor.process(name)
         beat = process.beat
         active, previous = known.get(slot.active), known.get(slot.previous)
         span = self._metrics.live(name)
+        locked = next(one.locked for one in self._config.slot if one.name == name)
         return SlotView(
             slot=name, state=slot.state.value, wanted=_ref(known.get(slot.wanted)),
             active=beat.active if beat else "", active_digest=beat.digest if beat else "", previous=_ref(previous),
@@ -92,9 +96,10 @@ class Views:
             budget_ms=manifests.parse(active.manifest).budget.latency_p99_ms if active else 0.0,
             provider=beat.provider if beat else "", latency=latency_views(span), outcomes=span.outcomes,
             misses=span.misses, cameras=beat.cameras if beat else [], runner=process.state,
-            runner_rss_mb=beat.rss_mb if beat else 0.0, faults=_faults(slot, active, beat),
+            runner_rss_mb=beat.rss_mb if beat else 0.0, faults=_faults(slot, active, beat, locked),
             etag=f"{name}-{slot.generation}",
             confirm_needed=slot.state == SlotState.PROBATION and slot.trial_s is not None,
+            waiting=waiting, locked=locked,
         )  # fmt: skip
 
     def _trial_ends(self, slot: StoredSlot) -> float | None:
@@ -238,7 +243,7 @@ def _ref(bundle: StoredBundle | None) -> str:
     return bundle.ref if bundle else ""
 
 
-def _faults(slot: StoredSlot, active: StoredBundle | None, beat: Beat | None) -> list[Check]:
+def _faults(slot: StoredSlot, active: StoredBundle | None, beat: Beat | None, locked: list[str]) -> list[Check]:
     """What stands in the slot's way right now, root cause first."""
     if beat is None:
         return [_fault(slot.name, "LK-3001", "The process of this slot is not running; it is being started.", "stop")]
@@ -247,6 +252,8 @@ def _faults(slot: StoredSlot, active: StoredBundle | None, beat: Beat | None) ->
     ]
     if active and beat.active and beat.active != active.ref:
         found.append(_fault(slot.name, "LK-8100", f"{beat.active} runs, the registry says {active.ref}.", "fault"))
+    if active and not listed(locked, active.name, active.version, active.digest):
+        found.append(_fault(slot.name, "LK-1107", f"{active.ref} runs, which is not on the slot's list.", "fault"))
     if slot.state == SlotState.ROLLED_BACK and slot.reason.startswith("LK-"):
         code, _, text = slot.reason.partition(" ")
         found.append(_fault(slot.name, code, text, "warn"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lenskeep.daemon.control.route import Ask, Reply, Route
+from lenskeep.errors import NotPermittedError
 from lenskeep.messages.control import Key, KeyRequest, RevokeRequest, Token, TokenRequest, WhoAmI
-from lenskeep.permissions import TABLE, permissions_of
+from lenskeep.permissions import TABLE, covers, permissions_of
 
 
 async def keys(ask: Ask) -> list[Key]:
@@ -24,6 +25,11 @@ async def tokens(ask: Ask) -> list[Token]:
 
 
 async def add_token(ask: Ask) -> Reply:
+    """Nobody makes a token that may more than he may himself; what is bound to slots makes none at all."""
+    if not covers(ask.who.role, ask.body.role):
+        raise NotPermittedError(f"{ask.who.by} is {ask.who.role} and makes no {ask.body.role}. Nothing was changed.")
+    for name in ask.body.slots:
+        await ask.rooms.views.slot(name)
     return Reply(await ask.rooms.tokens.add(ask.body, ask.who.by))
 
 
@@ -34,7 +40,8 @@ async def remove_token(ask: Ask) -> None:
 async def whoami(ask: Ask) -> WhoAmI:
     who = ask.who
     return WhoAmI(
-        name=who.by, role=who.role, anonymous=who.anonymous, may=permissions_of(who.role),
+        name=who.by, role=who.role, anonymous=who.anonymous, person=who.person.casefold(), slots=sorted(who.slots),
+        may=permissions_of(who.role),
         needs={permission: list(rule.roles) for permission, rule in TABLE.items()},
     )  # fmt: skip
 

@@ -1,14 +1,16 @@
 """Who is asking, and may they: peer credentials on the Unix socket, bearer tokens on loopback TCP.
 
-Rules. The socket's file mode lets only root, the service and its group connect; here each gets a role. On TCP
-nobody is somebody without a token, and nobody may at most read. A browser is let in only for a page that this
-daemon served: the Host must be one of ours (against DNS rebinding), the Origin must be that Host, and a
-request that another site made is refused. No answer ever carries a CORS header.
+Rules. The socket's file mode lets only root, the service and its group connect; here each gets a role: the first line
+of the configured members that fits the account or one of its groups, else the role of the socket's group. On TCP nobody
+is somebody without a token, and nobody may at most read. A browser is let in only for a page that this daemon served:
+the Host must be one of ours (against DNS rebinding), the Origin must be that Host, and a request that another site made
+is refused. No answer ever carries a CORS header.
 """
 
 from __future__ import annotations
 
 import functools
+import grp
 import os
 import pwd
 import socket
@@ -20,8 +22,8 @@ from aiohttp import web
 
 from lenskeep.config import Control
 from lenskeep.daemon.control.rooms import Tokens
-from lenskeep.errors import NotPermittedError, NotSignedInError
-from lenskeep.permissions import Permission, Role, may, who_may
+from lenskeep.errors import NotPermittedError, NotSignedInError, TokenReachError
+from lenskeep.permissions import TABLE, Permission, Role, may, who_may
 
 SO_PEERGROUPS = 59  # Linux; not among the names of the socket module
 GROUPS_MAX = 256  # what getsockopt of Python can carry
@@ -35,6 +37,8 @@ class Identity:
     by: str
     role: Role
     anonymous: bool = False
+    person: str = ""  # whom an approval counts for
+    slots: frozenset[str] = frozenset()  # a token may be bound to some; empty = all
 
 
 def require(who: Identity | None, permission: Permission) -> None:
@@ -44,6 +48,16 @@ def require(who: Identity | None, permission: Permission) -> None:
     if not may(who.role, permission):
         raise NotPermittedError(
             f"This needs the role {who_may(permission)}; {who.by} is {who.role}. Nothing was changed."
+        )
+
+
+def require_reach(who: Identity, permission: Permission, slot: str | None) -> None:
+    """Let a token that is bound to slots change these and nothing else. Raises: TokenReachError."""
+    reach = TABLE[permission].reach
+    if who.slots and reach != "reading" and (reach == "device" or slot not in who.slots):
+        what = "the whole device" if reach == "device" else f"slot {slot}"
+        raise TokenReachError(
+            f"{who.by} changes only {', '.join(sorted(who.slots))}; this is about {what}. Nothing was changed."
         )
 
 
@@ -61,7 +75,7 @@ async def identify(request: web.Request, control: Control, tokens: Tokens) -> Id
         token = await tokens.find(secret)
         if token is None:
             raise NotSignedInError("This token is not known here or has expired. Nothing was changed.")
-        return Identity(f"token:{token.name}", token.role)
+        return Identity(f"token:{token.name}", token.role, person=token.person, slots=frozenset(token.slots))
     return None if control.anonymous_role == "none" else Identity("anonymous", "viewer", anonymous=True)
 
 
@@ -83,12 +97,16 @@ def _bearer(request: web.Request) -> str | None:
 def _peer(connection: socket.socket, control: Control) -> Identity:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, gid = _CREDENTIALS.unpack(raw)
-    by = f"unix:{_account(uid)}"
+    account = _account(uid)
+    by = f"unix:{account}"
     if uid in (0, os.getuid()):
-        return Identity(by, "admin")
-    path = connection.getsockname()
-    if os.stat(path).st_gid in {gid, *_groups(connection)}:  # noqa: PTH116 - one system call on our own socket
-        return Identity(by, control.group_role)
+        return Identity(by, "admin", person=account)
+    path, groups = connection.getsockname(), {gid, *_groups(connection)}
+    for member in control.member:
+        if member.account == account or (member.group and _gid(member.group) in groups):
+            return Identity(by, member.role, person=account)
+    if os.stat(path).st_gid in groups:  # noqa: PTH116 - one system call on our own socket
+        return Identity(by, control.group_role, person=account)
     raise NotPermittedError(f"{by} is not in the group of {path}. Nothing was changed.")
 
 
@@ -107,6 +125,14 @@ def _account(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+def _gid(group: str) -> int | None:
+    """Return a group's number; one that does not exist yet is looked up again at the next request."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
 
 
 def check_site(request: web.Request, hosts: frozenset[str]) -> None:

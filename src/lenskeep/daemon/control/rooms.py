@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from lenskeep.messages.control import (
     ActivationRequest,
+    Approval,
     AuditEntry,
     Bundle,
     BundleDetail,
@@ -25,6 +26,8 @@ from lenskeep.messages.control import (
     Operation,
     RecordHead,
     RecordVerdict,
+    RefuseRequest,
+    SignRequest,
     SlotView,
     Status,
     Token,
@@ -32,6 +35,7 @@ from lenskeep.messages.control import (
     Verification,
     Window,
 )
+from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
 from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result
 
@@ -194,6 +198,16 @@ class Metrics(Protocol):
     def prometheus(self) -> bytes: ...
 
 
+class Policy(Protocol):
+    """What waits for people's approval."""
+
+    async def list(self, everything: bool) -> list[Approval]: ...
+
+    async def approve(self, slot: str, request: SignRequest, by: str, role: str) -> Approval: ...
+
+    async def refuse(self, slot: str, request: RefuseRequest, by: str, role: str) -> Approval: ...
+
+
 class Idempotency(Protocol):
     """Answers already given, for a day."""
 
@@ -219,6 +233,24 @@ class Record(Protocol):
         ...
 
 
+class Identity(Protocol):
+    """Who this device is."""
+
+    def view(self) -> IdentityView: ...
+
+    async def request(self) -> CertificateRequestView: ...
+
+    async def install(self, ask: InstallRequest, by: str) -> IdentityView: ...
+
+    async def enrol(self, ask: EnrolRequest, by: str) -> IdentityView: ...
+
+
+class Reporter(Protocol):
+    """What this device says about itself, signed."""
+
+    async def signed(self) -> SignedReport: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
     """The daemon's parts, as the API sees them."""
@@ -227,6 +259,7 @@ class Rooms:
     importer: Importer
     qualifier: Qualifier
     activator: Activator
+    policy: Policy
     views: Views
     supervisor: Supervisor
     keys: Keys
@@ -237,3 +270,5 @@ class Rooms:
     record: Record
     sync: Sync
     trust: Trust
+    identity: Identity
+    reporter: Reporter

@@ -149,12 +149,24 @@ def _serve(route: Route, config: Config, rooms: Rooms, repeats: Repeats) -> Hand
             raise web.HTTPUnsupportedMediaType(reason="an encoded body is not taken")
         query = decode_query(request, route.query)
         if route.body is None:
+            _check_reach(route, who, request, None, config)
             return await _answer(route, Ask(request, rooms, config, who, query, None))
         data = await read_json(request)
         ask = Ask(request, rooms, config, who, query, decode_body(data, route.body))
+        _check_reach(route, who, request, ask.body, config)
         return await repeats.once(route, ask, data, _answer)
 
     return serve
+
+
+def _check_reach(route: Route, who: auth.Identity, request: web.Request, body: object, config: Config) -> None:
+    """Look which slot a change is about: the path says it, or the body, or there is only one."""
+    if route.permission is None:
+        return
+    slot = request.match_info.get("slot") or getattr(body, "slot", None)
+    if slot is None and len(config.slot) == 1:
+        slot = config.slot[0].name
+    auth.require_reach(who, route.permission, slot)
 
 
 async def _answer(route: Route, ask: Ask) -> web.StreamResponse:

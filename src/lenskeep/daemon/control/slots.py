@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from lenskeep.daemon.control.auth import require
 from lenskeep.daemon.control.bundles import accepted
 from lenskeep.daemon.control.route import Ask, Reply, Route
 from lenskeep.errors import PreconditionError, RequestError
@@ -38,6 +39,9 @@ async def get_slot(ask: Ask) -> Reply:
 
 
 async def activate(ask: Ask) -> Reply:
+    """Whoever may activate may not always do so in a locked slot, even what is on its list."""
+    if any(slot.locked for slot in ask.config.slot if ask.body.slot in (None, slot.name)):
+        require(ask.who, "activate-locked")
     return accepted(await ask.rooms.activator.activate(ask.body, ask.who.by))
 
 

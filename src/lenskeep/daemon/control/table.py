@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from lenskeep.daemon.control import access, bundles, cameras, device, history, openapi, repository, slots
+from lenskeep.daemon.control import access, approvals, bundles, cameras, device, history, openapi, repository, slots
 from lenskeep.daemon.control.route import Ask, Reply, Route
 
 
@@ -49,6 +49,7 @@ ROUTES: list[Route] = [
     ),
     *device.ROUTES,
     *slots.ROUTES,
+    *approvals.ROUTES,
     *bundles.ROUTES,
     *cameras.ROUTES,
     *history.ROUTES,
