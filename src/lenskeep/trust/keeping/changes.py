@@ -15,8 +15,9 @@ from tuf.api.metadata import DelegatedRole, Delegations, Role, Root, Targets
 
 from lenskeep.bundle.keys import PublicKey, Signer, admit
 from lenskeep.errors import DelegationError, RepositoryFolderError, RequestError, UnknownNameError
-from lenskeep.trust.keeping import documents, proposals, settings, state
+from lenskeep.trust.keeping import documents, proposals, scopes, settings, state
 from lenskeep.trust.keeping.documents import Body, Delegator, Document, Holder
+from lenskeep.trust.keeping.scopes import ONLINE
 from lenskeep.trust.keeping.settings import Settings
 from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import SETTINGS, Workspace
@@ -24,7 +25,6 @@ from lenskeep.trust.names import (
     DIRECTOR,
     DIRECTOR_PATHS,
     ONLINE_ROLES,
-    ROLE_NAME,
     ROOT,
     SNAPSHOT,
     TIMESTAMP,
@@ -32,8 +32,6 @@ from lenskeep.trust.names import (
     TOP_TARGETS,
 )
 
-ONLINE = "online"  # stands for director, snapshot and timestamp together
-_PATTERN = re.compile(r"[a-z0-9*](?:[a-z0-9*-]{0,62})")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 PUBLISHERS_MAX = 30  # the standard's client follows 32 delegated roles
 
@@ -78,11 +76,11 @@ def add_publisher(
     """Propose a publisher: a role that may sign the models whose names match its patterns. Raises: DelegationError."""
     targets = _latest(work, TOP_TARGETS, now_s).targets()
     known = state.delegations_of(targets)
-    _check_role_name(role, known)
+    scopes.check_role_name(role, known)
     if not patterns:
         raise DelegationError(f"{role} needs the names of the models that it may sign: --for 'cap-*'.")
     for pattern in patterns:
-        _check_pattern(pattern, known)
+        scopes.check_pattern(pattern, known)
     paths = [f"models/{pattern}/*" for pattern in patterns]
     _delegate(targets, DelegatedRole(role, [], threshold, True, paths=paths), keys)
     _check_apart(_latest(work, ROOT, now_s).root(), targets)
@@ -122,7 +120,7 @@ def revoke_key(
 
 
 def revoke_publisher(work: Workspace, role: str, signers: Sequence[Signer], now_s: float, *, reason: str = "") -> None:
-    """Propose, as urgent, to take a publisher out; nothing of it can be installed any more. Raises: UnknownNameError."""
+    """Propose, as urgent, to take a publisher out: nothing of it can be installed then. Raises: UnknownNameError."""
     targets = _latest(work, TOP_TARGETS, now_s).targets()
     if role == DIRECTOR or role not in state.delegations_of(targets):
         raise UnknownNameError(f"There is no publisher {role}.")
@@ -132,6 +130,13 @@ def revoke_publisher(work: Workspace, role: str, signers: Sequence[Signer], now_
     del targets.delegations.roles[role]
     why = f"takes out the publisher {role}" + (f": {reason}" if reason else "")
     proposals.propose(work, TOP_TARGETS, targets, signers, urgent=True, why=why)
+
+
+def renew(work: Workspace, role: str, signers: Sequence[Signer], now_s: float) -> None:
+    """Propose what a role says once more, for another term. Raises: RequestError for a role that is signed online."""
+    if role in ONLINE_ROLES:
+        raise RequestError(f"{role} is signed online: lenskeep trust refresh.")
+    proposals.propose(work, role, latest(work, role, now_s), signers, why="renewed for another term")
 
 
 def _exchange(
@@ -279,51 +284,6 @@ def _check_apart(root: Root, targets: Targets) -> None:
     for role, holder in everybody:
         if role in (ROOT, TOP_TARGETS) and holder.id in online:
             raise DelegationError(f"The key {holder} cannot be online and of {role} at the same time.")
-
-
-def _check_role_name(role: str, known: dict[str, DelegatedRole]) -> None:
-    if not ROLE_NAME.fullmatch(role):
-        raise DelegationError(f"{role!r} cannot be a role's name; use a-z, 0-9 and dash.")
-    if role in (*TOP_ROLES, DIRECTOR, ONLINE, "publisher"):
-        raise DelegationError(f"{role} is a fixed role; a publisher needs another name.")
-    if role in known:
-        raise DelegationError(f"There is a publisher {role} already.")
-
-
-def _check_pattern(pattern: str, known: dict[str, DelegatedRole]) -> None:
-    if not _PATTERN.fullmatch(pattern):
-        raise DelegationError(f"{pattern!r} is no pattern of model names; use a-z, 0-9, dash and `*`.")
-    for name, delegation in known.items():
-        for path in delegation.paths or []:
-            room, _, rest = path.partition("/")
-            if room == "models" and overlap(pattern, rest.rpartition("/")[0]):
-                raise DelegationError(f"The publisher {name} signs models that {pattern!r} covers too ({path}).")
-
-
-def overlap(one: str, other: str) -> bool:
-    """Say whether two patterns have a name in common; only `*` is special."""
-    reachable = {(0, 0)}
-    frontier = [(0, 0)]
-    while frontier:
-        at, there = frontier.pop()
-        if (at, there) == (len(one), len(other)):
-            return True
-        for step in _steps(one, other, at, there):
-            if step not in reachable:
-                reachable.add(step)
-                frontier.append(step)
-    return False
-
-
-def _steps(one: str, other: str, at: int, there: int) -> Iterable[tuple[int, int]]:
-    left, right = one[at : at + 1], other[there : there + 1]
-    if left == "*":
-        yield at + 1, there
-    if right == "*":
-        yield at, there + 1
-    if left and right:
-        if left == right or "*" in (left, right):
-            yield at + (left != "*"), there + (right != "*")
 
 
 def named(name: str, pem: str | bytes) -> NamedKey:

@@ -211,7 +211,7 @@ class _Adapter(TufSigner):
         self._key = tuf_key(signer.public)
 
     @classmethod
-    def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: Any = None) -> TufSigner:
+    def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: Any = None) -> TufSigner:  # noqa: ARG003
         """Signers are handed in; none is found by an address."""
         raise ValueError("no signer has an address here")
 

@@ -1,8 +1,8 @@
 """Putting signed proposals in their place, and renewing what is signed online.
 
 Rules. Roots, targets and roles are put in place together or not at all: nothing that is in force loses its signatures,
-unless a revocation is urgent. What keys that are online sign (director, snapshot, timestamp) lists only what was verified
-here first. A snapshot goes on listing whatever the one before listed, as the standard demands.
+unless a revocation is urgent. What online keys sign (director, snapshot, timestamp) lists only what was verified here
+first. A snapshot goes on listing whatever the one before listed, as the standard demands.
 Source: TUF 1.0.34, 5.3.11 (snapshot and timestamp may begin anew after their keys have changed), 5.5.5, 6.
 """
 
@@ -56,7 +56,7 @@ def settle(work: Workspace, signers: Sequence[Signer], now_s: float, *, force: b
     choice, against = _choose(before, waiting, signers)
     if choice is None:
         return Settled(waiting=tuple(against))
-    placed = _place(work, before, waiting, choice)
+    placed = _place(work, waiting, choice)
     renewal = _Renewal(work, before, choice, settings.load(work), now_s)
     able = renewal.able(signers)
     renewed = renewal.renew(signers, force=force) if able else ()
@@ -144,7 +144,7 @@ def _enough_delegated(targets: Document, role: str, signers: Sequence[Signer]) -
     return len({holder.id for holder in holders} & {signer.public.id for signer in signers}) >= threshold
 
 
-def _place(work: Workspace, before: State, waiting: dict[str, Proposal], choice: _Choice) -> tuple[str, ...]:
+def _place(work: Workspace, waiting: dict[str, Proposal], choice: _Choice) -> tuple[str, ...]:
     placed = []
     for document in (choice.root, choice.targets, *choice.roles.values()):
         proposal = waiting.get(document.role)
@@ -155,7 +155,6 @@ def _place(work: Workspace, before: State, waiting: dict[str, Proposal], choice:
     for role in set(waiting) - {ROOT, TOP_TARGETS, DIRECTOR} - set(state.delegations_of(choice.targets.targets)):
         if TOP_TARGETS not in waiting or choice.targets is waiting[TOP_TARGETS].document:
             proposals.drop(work, role)  # its role was taken out
-    del before
     return tuple(placed)
 
 
@@ -165,6 +164,7 @@ class _Renewal:
     def __init__(self, work: Workspace, before: State, choice: _Choice, terms: Settings, now_s: float) -> None:
         self._work, self._before, self._choice, self._terms, self._now_s = work, before, choice, terms, now_s
         self.warnings: list[str] = []
+        self._listing: dict[str, MetaFile] | None = None
 
     def able(self, signers: Sequence[Signer]) -> bool:
         """Say whether the signers are enough for snapshot, timestamp and, where it is due, the director."""
@@ -212,6 +212,7 @@ class _Renewal:
         document = documents.sign(documents.write(DIRECTOR, body), signers, holders)
         self._work.put(f"{METADATA}/{document.file}", document.raw)
         self._choice.roles[DIRECTOR] = document
+        self._listing = None
 
     def _floor(self, role: str, last: Document | None) -> int:
         """Versions go on from the last one that counts; numbers that a stolen key used up do not count."""
@@ -229,6 +230,12 @@ class _Renewal:
         return {} if base is None else base.snapshot.meta
 
     def _meta(self) -> dict[str, MetaFile]:
+        if self._listing is None:
+            self._listing = self._list()
+        return self._listing
+
+    def _list(self) -> dict[str, MetaFile]:
+        """Say what the snapshot has to list; what cannot be resolved stays as it was."""
         meta = dict(self._base_meta())
         for document in (self._choice.targets, *self._choice.roles.values()):
             before = meta.get(f"{document.role}.json")

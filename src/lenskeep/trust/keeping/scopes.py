@@ -1,0 +1,62 @@
+"""What a publisher's role may be called and which models it may sign.
+
+Rules. Names of roles become names of files, so they are plain words, and the fixed roles keep theirs. A publisher signs
+`models/PATTERN/*` and nothing else. Two publishers never share a model's name: a device would ask only the first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tuf.api.metadata import DelegatedRole
+
+from lenskeep.errors import DelegationError
+from lenskeep.trust.names import DIRECTOR, ROLE_NAME, TOP_ROLES
+
+ONLINE = "online"  # stands for director, snapshot and timestamp together
+_PATTERN = re.compile(r"[a-z0-9*][a-z0-9*-]{0,62}")
+
+
+def check_role_name(role: str, known: dict[str, DelegatedRole]) -> None:
+    if not ROLE_NAME.fullmatch(role):
+        raise DelegationError(f"{role!r} cannot be a role's name; use a-z, 0-9 and dash.")
+    if role in (*TOP_ROLES, DIRECTOR, ONLINE, "publisher"):
+        raise DelegationError(f"{role} is a fixed role; a publisher needs another name.")
+    if role in known:
+        raise DelegationError(f"There is a publisher {role} already.")
+
+
+def check_pattern(pattern: str, known: dict[str, DelegatedRole]) -> None:
+    if not _PATTERN.fullmatch(pattern):
+        raise DelegationError(f"{pattern!r} is no pattern of model names; use a-z, 0-9, dash and `*`.")
+    for name, delegation in known.items():
+        for path in delegation.paths or []:
+            room, _, rest = path.partition("/")
+            if room == "models" and overlap(pattern, rest.rpartition("/")[0]):
+                raise DelegationError(f"The publisher {name} signs models that {pattern!r} covers too ({path}).")
+
+
+def overlap(one: str, other: str) -> bool:
+    """Say whether two patterns have a name in common; only `*` is special."""
+    reachable = {(0, 0)}
+    frontier = [(0, 0)]
+    while frontier:
+        at, there = frontier.pop()
+        if (at, there) == (len(one), len(other)):
+            return True
+        for step in _steps(one, other, at, there):
+            if step not in reachable:
+                reachable.add(step)
+                frontier.append(step)
+    return False
+
+
+def _steps(one: str, other: str, at: int, there: int) -> Iterable[tuple[int, int]]:
+    left, right = one[at : at + 1], other[there : there + 1]
+    if left == "*":
+        yield at + 1, there
+    if right == "*":
+        yield at, there + 1
+    if left and right and (left == right or "*" in (left, right)):
+        yield at + (left != "*"), there + (right != "*")
