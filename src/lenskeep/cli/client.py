@@ -39,9 +39,11 @@ from lenskeep.messages.control import (
     WhoAmI,
     Window,
 )
+from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
 from lenskeep.messages.repository import RepositoryView, WantedFile
 from lenskeep.messages.runner import CameraState
 
+ENROLMENT_S = 90.0  # the device asks the fleet twice
 LOOK_S = 0.25  # how often progress is looked at while an operation runs
 
 
@@ -154,6 +156,24 @@ class Client:
     def carry_fault(self, operation_id: str, want: WantedFile, message: str) -> None:
         path = f"/v1/syncs/{_part(operation_id)}/files/{want.number}/fault"
         self._wire.ask("POST", path, body=msgspec.json.encode(repository.CarryFault(message=message[:500])))
+
+    # --- who this device is ---------------------------------------------------------------------------------------
+
+    def identity(self) -> IdentityView:
+        return self._wire.get("/v1/identity", IdentityView)
+
+    def certificate_request(self) -> CertificateRequestView:
+        return self._wire.get("/v1/identity/request", CertificateRequestView)
+
+    def install_certificate(self, request: InstallRequest) -> IdentityView:
+        return self._wire.send("PUT", "/v1/identity/certificate", request, IdentityView)
+
+    def enrol(self, request: EnrolRequest) -> IdentityView:
+        data = self._wire.ask("POST", "/v1/enrolment", body=msgspec.json.encode(request), timeout_s=ENROLMENT_S)
+        return self._wire.decode(data, IdentityView)
+
+    def signed_report(self) -> SignedReport:
+        return self._wire.decode(self._wire.ask("POST", "/v1/reports"), SignedReport)
 
     # --- operations and events ------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from lenskeep.daemon.downloads import Downloads
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.follower import Follower
 from lenskeep.daemon.health import Health
+from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.importer import Importer
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.operations import Operations
@@ -37,6 +38,7 @@ from lenskeep.daemon.policy import Policy
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
 from lenskeep.daemon.record import Record
 from lenskeep.daemon.recovery import Recovery
+from lenskeep.daemon.reporter import Reporter
 from lenskeep.daemon.scrape import Scrape
 from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.stores import Stores, open_stores
@@ -72,6 +74,7 @@ class House:
     follower: Follower
     sync: Sync
     record: Record
+    identity: Identity
 
 
 async def serve(
@@ -111,6 +114,7 @@ async def _build(
     # who this device is, what is on record, and whose word counts here
     device = device_id(places.identity, config.device.id, platform.node())
     key = await asyncio.to_thread(load_or_make_key, places.identity, _credentials())
+    identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url)
     record = Record(database, clock, key, device, places.record_head, stores.notes)
     root = find_root(config.trust.root, config_folder, places.trust)
     trust = TrustKeeper(database, clock, places.trust, device, root)
@@ -129,22 +133,23 @@ async def _build(
         database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust, names
     )
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
-    sync = Sync(config, database, trust, follower, operations, clock, lambda: None, withdrawals)
+    sync = Sync(config, database, trust, follower, operations, clock, identity.tls, withdrawals)
     # what people see
     looks = [trust.checks, sync.checks, withdrawals.faults, record.checks]
     health = Health(database, blobs, clock, stores.notes, looks)
     name = config.device.name or platform.node()
     views = Views(config, name, database, blobs, supervisor, book, metrics, health, clock)
+    reporter = Reporter(identity, views, trust, sync, record, clock)
     rooms = Rooms(
         operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
         supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
         metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
-        record=record, sync=sync, trust=trust, policy=policy,
+        record=record, sync=sync, trust=trust, policy=policy, identity=identity, reporter=reporter,
     )  # fmt: skip
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
-        sync=sync, record=record,
+        sync=sync, record=record, identity=identity,
     )  # fmt: skip
 
 
@@ -152,6 +157,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     """Put everything in order that an earlier daemon left."""
     await house.record.begin(config, starts=stores.start, orderly=stores.orderly)
     await house.trust.begin()
+    await house.identity.begin()
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
     await house.follower.begin()
@@ -168,6 +174,7 @@ def _loops(
         "metrics": house.metrics.run(),
         "sync": house.sync.run(),
         "record": house.record.run(),
+        "identity": house.identity.run(),
         "resume": house.qualifier.resume("device"),
         "watchdog": _feed_watchdog(house.supervisor, notifier),
         "stop": _stop_orderly(stop, house, stores, notifier),

@@ -1,10 +1,10 @@
 """This device as a member of a fleet: its certificate, how it got it and renews it, and what it signs.
 
 Rules. The key never leaves; whoever wants to be sure of it compares fingerprints. What a fleet gave (address,
-authority, certificate) is one file, replaced as a whole, and a certificate is installed only after it was checked against key,
-name and authority. An authority is believed because a token or a person named its fingerprint. A certificate is renewed
-at two thirds of its life. Every report carries the next number of a counter in the registry; a registry that came back
-from an old copy learns from the fleet's answer where to go on.
+authority, certificate) is one file, replaced as a whole, and a certificate is installed only after it was checked
+against key, name and authority. An authority is believed because a token or a person named its fingerprint. A
+certificate is renewed at two thirds of its life. Every report carries the next number of a counter in the registry; a
+registry that came back from an old copy learns from the fleet's answer where to go on.
 Cost: the library of certificates is loaded only when a certificate is really handled: at enrolment and renewal.
 """
 

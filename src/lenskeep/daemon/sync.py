@@ -66,6 +66,11 @@ class Sync:
         fleet = self._config.fleet.url.rstrip("/")
         return self._config.trust.repository or (f"{fleet}/v1/repository" if fleet else "")
 
+    @property
+    def last_fault(self) -> LenskeepError | None:
+        """Why the last sync did not succeed."""
+        return self._last_fault
+
     # --- what people ask ------------------------------------------------------------------------------------------
 
     async def begin(self, request: SyncRequest, by: str) -> Operation:

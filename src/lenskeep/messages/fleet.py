@@ -51,7 +51,7 @@ class SlotReport(Struct, frozen=True, kw_only=True):
     slot: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}\Z")]
     running: Line = ""  # NAME@VERSION; empty = nothing
     digest: Digest = ""  # sha256 of the model bytes that the loaded session was made from
-    target: Line = ""  # what the assignment asks for, `models/NAME/VERSION.lkb`
+    assigned: Line = ""  # what the fleet assigned, NAME@VERSION
     state: Line = ""
     since_ms: Number = 0
 
@@ -96,6 +96,7 @@ class ReportAnswer(_Answer, frozen=True, kw_only=True):
     counter: int
     head_sequence: int = 0  # the newest head of this device's record that the fleet has witnessed
     head_hash: str = ""
+    head: str = ""  # its signed envelope: a device whose registry was put back learns from it how far it was
 
 
 # --- enrolment -----------------------------------------------------------------------------------------------------

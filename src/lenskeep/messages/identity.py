@@ -49,3 +49,11 @@ class EnrolRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     url: Annotated[str, Meta(pattern=r"^https://[^\s?#]+$", max_length=300)]
     token: Annotated[str, Meta(max_length=64)]
     authority_fingerprint: Fingerprint = ""
+
+
+class SignedReport(Struct, frozen=True, kw_only=True):
+    """A signed report, for a stick."""
+
+    device: str
+    counter: int
+    envelope: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lenskeep.daemon.control.route import Ask, Reply, Route
-from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest
+from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
 
 
 async def show(ask: Ask) -> IdentityView:
@@ -20,6 +20,10 @@ async def install(ask: Ask) -> IdentityView:
 
 async def enrol(ask: Ask) -> Reply:
     return Reply(await ask.rooms.identity.enrol(ask.body, ask.who.by))
+
+
+async def report(ask: Ask) -> SignedReport:
+    return await ask.rooms.reporter.signed()
 
 
 ROUTES = [
@@ -40,5 +44,9 @@ ROUTES = [
         method="POST", path="/v1/enrolment", permission="trust", handler=enrol, answer=IdentityView, body=EnrolRequest,
         status=201, repeatable=False,
         summary="Enrol this device at a fleet with a token",
+    ),
+    Route(
+        method="POST", path="/v1/reports", permission="sync", handler=report, answer=SignedReport, status=201,
+        summary="Sign a report about this device, for a stick",
     ),
 ]  # fmt: skip

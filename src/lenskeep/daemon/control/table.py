@@ -8,7 +8,18 @@ from typing import Any
 
 from msgspec import Struct
 
-from lenskeep.daemon.control import access, approvals, bundles, cameras, device, history, openapi, repository, slots
+from lenskeep.daemon.control import (
+    access,
+    approvals,
+    bundles,
+    cameras,
+    device,
+    history,
+    identity,
+    openapi,
+    repository,
+    slots,
+)
 from lenskeep.daemon.control.route import Ask, Reply, Route
 
 
@@ -55,6 +66,7 @@ ROUTES: list[Route] = [
     *history.ROUTES,
     *access.ROUTES,
     *repository.ROUTES,
+    *identity.ROUTES,
     Route(
         method="GET", path="/openapi.json", permission=None, handler=show_document, answer=dict[str, Any],
         summary="This document",

@@ -361,7 +361,9 @@ async def _answer(tx: Transaction, report: VerifiedReport, *, taken: bool, count
     head = await _newest_head(tx, report.device)
     if head is None:
         return ReportAnswer(taken=taken, counter=counter)
-    return ReportAnswer(taken=taken, counter=counter, head_sequence=head["sequence"], head_hash=head["hash"])
+    return ReportAnswer(
+        taken=taken, counter=counter, head_sequence=head["sequence"], head_hash=head["hash"], head=head["envelope"]
+    )
 
 
 async def _alarm(tx: Transaction, device: str, code: str, text: str, now_ms: int) -> None:
