@@ -18,6 +18,7 @@ from lenskeep.errors import PeerError, TimedOutError
 from lenskeep.messages import control, repository
 from lenskeep.messages.control import (
     ActivationRequest,
+    Approval,
     AuditEntry,
     Bundle,
     BundleDetail,
@@ -30,7 +31,9 @@ from lenskeep.messages.control import (
     Operation,
     RecordHead,
     RecordVerdict,
+    RefuseRequest,
     ResultPage,
+    SignRequest,
     SlotView,
     Status,
     Token,
@@ -174,6 +177,17 @@ class Client:
 
     def signed_report(self) -> SignedReport:
         return self._wire.decode(self._wire.ask("POST", "/v1/reports"), SignedReport)
+
+    # --- approvals ------------------------------------------------------------------------------------------------
+
+    def approvals(self, *, everything: bool = False) -> list[Approval]:
+        return self._wire.get("/v1/approvals", list[Approval], all="true" if everything else None)
+
+    def approve(self, slot: str, request: SignRequest) -> Approval:
+        return self._wire.send("POST", f"/v1/slots/{_part(slot)}/approvals", request, Approval)
+
+    def refuse(self, slot: str, request: RefuseRequest) -> Approval:
+        return self._wire.send("POST", f"/v1/slots/{_part(slot)}/refusals", request, Approval)
 
     # --- operations and events ------------------------------------------------------------------------------------
 

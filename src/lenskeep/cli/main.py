@@ -34,10 +34,14 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "models": ("models", "List the versions on this device."),
         "usb": ("bring", "Look through a USB stick; changes nothing."),
         "import": ("bring", "Verify, store and try a bundle file or a folder of them."),
+        "sync": ("sync", "Bring the device level with its repository, also by stick."),
         "check": ("change", "Try a version on this device; changes nothing."),
         "activate": ("change", "Swap a version in between two frames."),
         "confirm": ("change", "Keep the version that is on trial."),
         "rollback": ("change", "Go back to the version before."),
+        "approvals": ("approvals", "List what waits for people's approval."),
+        "approve": ("approvals", "Approve a version that waits."),
+        "refuse": ("approvals", "Refuse a version that waits."),
         "camera": ("camera", "List, test and look through the cameras."),
         "watch": ("camera", "Watch speed and results as they come."),
         "logs": ("journal", "Show what happened on the device."),
@@ -65,7 +69,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "bugreport": ("service", "Gather what support needs, without pictures or passwords."),
         "completion": ("service", "Print the completion script of a shell."),
         "version": ("service", "Print the versions of this tool and of the device."),
-        "help": ("service", "Show help: lenskeep help COMMAND, lenskeep help exit-codes."),
+        "help": ("service", "Show help: lenskeep help COMMAND, help exit-codes, help roles."),
     },
 }
 ATTRIBUTES = {"import": "import_", "help": "help_"}

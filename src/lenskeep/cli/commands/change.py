@@ -11,7 +11,7 @@ from lenskeep.cli.client import Client
 from lenskeep.cli.options import DURATION, REF, reason_option, slot_option
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import WAIT_S, only_slot, run_of
-from lenskeep.cli.words import clean, exit_of, milliseconds, span
+from lenskeep.cli.words import Exit, clean, exit_of, milliseconds, span
 from lenskeep.errors import LenskeepError, QualificationError, SlotError, TimedOutError, fault_book
 from lenskeep.messages.control import ActivationRequest, Bundle, CheckRequest, Operation, SlotView
 from lenskeep.messages.runner import TrialReport
@@ -135,6 +135,9 @@ def activate_and_follow(
     client = run.client()
     request = ActivationRequest(bundle=ref, slot=slot, trial_s=trial_s, reason=reason, accept_risks=risks or [])
     operation = run.follow(client, client.activate(request))
+    if operation.state == "awaiting_approval":
+        emit(context, "activate/1", {"operation": operation}, lambda screen: _show_waiting(screen, operation))
+        context.exit(int(Exit.AWAITS_APPROVAL))
     view = _slot_of(client, operation, slot)
     if settle:
         view = _settle(client, view)
@@ -142,6 +145,12 @@ def activate_and_follow(
         context, "activate/1", {"operation": operation, "slot": view},
         lambda screen: _show_activated(screen, operation, view, trial_s),
     )  # fmt: skip
+
+
+def _show_waiting(screen: Screen, operation: Operation) -> None:
+    screen.line(f"{screen.mark('info')} {clean(operation.subject)} was asked for; nothing has changed on the line yet.")
+    screen.line(f"  It waits: {clean(operation.waits)}")
+    screen.next(f"lenskeep approvals; lenskeep op show {clean(operation.id)}")
 
 
 def _slot_of(client: Client, operation: Operation, wanted: str | None) -> SlotView:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -207,20 +208,30 @@ def token() -> None:
 @click.argument("name")
 @click.option("--role", type=click.Choice(ROLES), required=True, help="What its holder may do.")
 @click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long it counts.")
+@click.option("--hours", type=click.IntRange(1, 24 * 3650), help="How long it counts, in place of --days.")
+@click.option("--slot", "slots", multiple=True, metavar="SLOT", help="It changes only this slot; repeatable.")
+@click.option("--person", default="", metavar="NAME", help="For whom its approvals count; its own name otherwise.")
 @click.pass_context
-def add(context: click.Context, name: str, role: str, days: int) -> None:
+def add(
+    context: click.Context, name: str, role: Any, days: int, hours: int | None, slots: tuple[str, ...], person: str
+) -> None:
     """Make a token. Its secret is shown this once.
+
+    It never reaches further, nor lasts longer, than the token it is made with.
 
     \b
       lenskeep token add panel-3 --role operator
-      lenskeep token add line-plc --role supervisor --days 30
+      lenskeep token add line-plc --role supervisor --slot main --days 30
       LENSKEEP_TOKEN=... lenskeep status --device http://127.0.0.1:8417
     """
-    made = run_of(context).client().add_token(TokenRequest(name=name, role=role, days=days))  # type: ignore[arg-type]
+    request = TokenRequest(name=name, role=role, days=days, hours=hours or 0, slots=list(slots), person=person)
+    made = run_of(context).client().add_token(request)
 
     def human(screen: Screen) -> None:
         screen.line(clean(made.secret))
-        screen.note(f"This is the secret of {clean(made.name)} ({made.role}); it is not shown again.")
+        where = f" for {clean(', '.join(made.slots))}" if made.slots else ""
+        screen.note(f"This is the secret of {clean(made.name)} ({made.role}{where}); it is not shown again.")
+        screen.note(f"It counts until {moment(made.expires)}.")
 
     emit(context, "token/1", made, human)
 
@@ -238,8 +249,14 @@ def list_tokens(context: click.Context) -> None:
     found: list[Token] = run_of(context).client().tokens()
 
     def human(screen: Screen) -> None:
-        rows = [[each.name, each.role, moment(each.created), moment(each.expires), each.id] for each in found]
-        screen.table(rows, ["TOKEN", "ROLE", "MADE", "ENDS", "ID"])
+        rows = [
+            [
+                each.name, each.role, each.person, ", ".join(each.slots) or "all", moment(each.created),
+                moment(each.expires), moment(each.last_used), each.id,
+            ]
+            for each in found
+        ]  # fmt: skip
+        screen.table(rows, ["TOKEN", "ROLE", "PERSON", "SLOTS", "MADE", "ENDS", "USED", "ID"])
 
     emit(context, "tokens/1", found, human)
 

@@ -22,12 +22,12 @@ from lenskeep.cli.run import run_of
 from lenskeep.cli.words import EXIT_WORDS, clean, nearest, size
 from lenskeep.errors import ConfigError, LenskeepError, NotPermittedError, StorageError, UnknownNameError
 from lenskeep.messages.control import TokenRequest
-from lenskeep.permissions import ROLES
+from lenskeep.permissions import ROLES, TABLE
 
 
 @click.command()
 @click.option("--open", "open_", is_flag=True, help="Open it in the browser.")
-@click.option("--role", type=click.Choice(ROLES), default="supervisor", show_default=True, help="What the page may do.")
+@click.option("--role", type=click.Choice(ROLES), default="engineer", show_default=True, help="What the page may do.")
 @click.option("--days", type=click.IntRange(1, 365), default=1, show_default=True, help="How long its token counts.")
 @click.pass_context
 def ui(context: click.Context, open_: bool, role: str, days: int) -> None:
@@ -203,17 +203,34 @@ def package_version() -> str:
     return importlib.metadata.version("lenskeep")
 
 
+def _roles() -> dict[str, dict[str, Any]]:
+    return {name: {"words": rule.words, "reach": rule.reach, "roles": list(rule.roles)} for name, rule in TABLE.items()}
+
+
+def _show_roles(screen: Screen) -> None:
+    rows = [[rule.words, *("yes" if role in rule.roles else "" for role in ROLES)] for rule in TABLE.values()]
+    screen.table(rows, ["MAY", *(role.upper() for role in ROLES)])
+    screen.line(
+        "A slot may demand more: approvals by several people, or a list of versions (lenskeep config get slot)."
+    )
+    screen.next("lenskeep token add NAME --role ROLE makes a token; control.member gives accounts and groups a role")
+
+
 @click.command()
 @click.argument("topic", nargs=-1)
 @click.pass_context
 def help_(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Show help: lenskeep help COMMAND, lenskeep help exit-codes.
+    """Show help: lenskeep help COMMAND, lenskeep help exit-codes, lenskeep help roles.
 
     \b
       lenskeep help
       lenskeep help activate
       lenskeep help exit-codes
+      lenskeep help roles
     """
+    if topic == ("roles",):
+        emit(context, "roles/1", _roles(), _show_roles)
+        return
     if topic == ("exit-codes",):
         words = {int(code): text for code, text in EXIT_WORDS.items()}
         emit(
@@ -226,6 +243,8 @@ def help_(context: click.Context, topic: tuple[str, ...]) -> None:
         inner = command.get_command(here, word) if isinstance(command, click.Group) else None
         if inner is None:
             known = command.list_commands(here) if isinstance(command, click.Group) else []
-            raise UnknownNameError(f"There is no help on {' '.join(topic)!r}.{nearest(word, [*known, 'exit-codes'])}")
+            raise UnknownNameError(
+                f"There is no help on {' '.join(topic)!r}.{nearest(word, [*known, 'exit-codes', 'roles'])}"
+            )
         here, command = click.Context(inner, info_name=word, parent=here), inner
     emit(context, "help/1", {"text": command.get_help(here)}, lambda screen: screen.line(command.get_help(here)))

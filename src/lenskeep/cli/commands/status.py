@@ -8,6 +8,7 @@ from collections.abc import Callable
 import click
 
 from lenskeep.cli.client import Client
+from lenskeep.cli.commands.approvals import waits_for
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import Run, run_of
 from lenskeep.cli.words import Exit, clean, count, milliseconds, moment, plural, size, span
@@ -78,6 +79,10 @@ def _since(text: str) -> str:
 def _slot_lines(screen: Screen, slot: SlotView) -> list[tuple[str, str]]:
     lines = [("Model", _model(slot))]
     lines += [("", text) for text in _state(screen, slot)]
+    if slot.waiting is not None:
+        said = f"{clean(slot.waiting.bundle)} waits for {waits_for(slot.waiting)}, asked by {clean(slot.waiting.by)}"
+        granted = f"{clean(slot.waiting.bundle)} is approved and comes when the slot is free"
+        lines.append(("Approval", screen.style(granted if slot.waiting.state == "granted" else said, "warn")))
     lines += [("Camera" if number == 0 else "", _camera(state)) for number, state in enumerate(slot.cameras)]
     if slot.active:
         lines += [("Timing", _timing(screen, slot)), ("Results", results(slot.outcomes))]
@@ -164,6 +169,8 @@ def _fault_lines(screen: Screen, faults: list[Check]) -> list[str]:
 def _next(screen: Screen, now: Status) -> None:
     if now.verdict == "EMPTY":
         screen.next("plug in a stick and run lenskeep usb, or lenskeep import FILE")
+    elif any(slot.waiting is not None for slot in now.slots):
+        screen.next("lenskeep approvals shows what waits and for whom")
     elif any(slot.confirm_needed for slot in now.slots):
         screen.next("lenskeep confirm keeps it, lenskeep rollback takes it back")
 
