@@ -109,6 +109,7 @@ class BundleReader:
         self._open_member = open_member
         self._limits = limits
         self._whole = hashlib.sha256()
+        self._seen_bytes = 0
         self._offset = 0
         self._size_bytes = 0  # as announced by the headers so far
         self._inside = SIGNATURE_NAME
@@ -135,11 +136,16 @@ class BundleReader:
             raise BundleFormatError(f"The file ends after {self._offset} bytes, in {self._inside}; it was cut short.")
         return self._bundle
 
+    def seen(self) -> tuple[int, str]:
+        """Return how many bytes were looked at, also of a refused file, and their sha256."""
+        return self._seen_bytes, self._whole.hexdigest()
+
     def _step(self, data: memoryview) -> memoryview:
         if not self._left:
             raise BundleFormatError(f"The file goes on after its end at {self._offset} bytes.")
         piece = data[: self._left]
         self._whole.update(piece)
+        self._seen_bytes += len(piece)
         self._take(piece)
         self._left -= len(piece)
         self._offset += len(piece)

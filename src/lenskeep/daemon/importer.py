@@ -25,7 +25,7 @@ from lenskeep.daemon.qualifier import Qualifier
 from lenskeep.daemon.sources import RepositorySource
 from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database, Transaction
-from lenskeep.errors import BundleFormatError, InUseError, LimitExceededError
+from lenskeep.errors import BundleFormatError, DeviceError, InUseError, LenskeepError, LimitExceededError
 from lenskeep.lifecycle import BundleEvent, BundleState
 from lenskeep.messages.control import Operation, Verification
 from lenskeep.registry import audit, bundles, slots
@@ -36,6 +36,14 @@ log = logging.getLogger(__name__)
 
 FEED_BYTES = 1 << 18
 UNKNOWN_SIZE_BYTES = 64 << 20
+
+
+class _Upload:
+    """What is known of a file while it comes in; what was refused is named with it."""
+
+    def __init__(self) -> None:
+        self.reader: BundleReader | None = None
+        self.ref = ""
 
 
 class Importer:
@@ -65,11 +73,16 @@ class Importer:
             source: where the repository can be asked whether it lists the version; None = only what is known here.
         Raises: BundleError, TrustError for what is wrong with the file, StorageFullError; nothing is stored then.
         """
-        staging, verified = await self._stage(chunks, size_bytes, source)
+        upload = _Upload()
         try:
-            bundle = await self._store(staging, verified, by)
-        finally:
-            await asyncio.to_thread(staging.close)
+            staging, verified = await self._stage(chunks, size_bytes, source, upload)
+            try:
+                bundle = await self._store(staging, verified, by)
+            finally:
+                await asyncio.to_thread(staging.close)
+        except LenskeepError as error:
+            await self._note_refusal(error, upload, by)
+            raise
         await self.retain()
         operation = await self._operations.begin("import", bundle.ref, by)
         if bundle.state == BundleState.QUALIFIED:
@@ -82,7 +95,7 @@ class Importer:
 
     async def verify(self, chunks: AsyncIterator[bytes], size_bytes: int | None) -> Verification:
         """Say what a bundle file is, by this device's keys, and keep nothing of it."""
-        staging, verified = await self._stage(chunks, size_bytes, None)
+        staging, verified = await self._stage(chunks, size_bytes, None, _Upload())
         await asyncio.to_thread(staging.close)
         name, version = verified.manifest.name, verified.manifest.version
         async with self._database.read() as tx:
@@ -97,7 +110,7 @@ class Importer:
         )  # fmt: skip
 
     async def _stage(
-        self, chunks: AsyncIterator[bytes], size_bytes: int | None, source: RepositorySource | None
+        self, chunks: AsyncIterator[bytes], size_bytes: int | None, source: RepositorySource | None, upload: _Upload
     ) -> tuple[Staging, VerifiedBundle]:
         bytes_max = self._config.limits.bundle_mb_max * MEBIBYTE
         if size_bytes is not None and size_bytes > bytes_max:
@@ -109,9 +122,10 @@ class Importer:
         staging = self._blobs.stage()
         try:
             limits = archive.Limits(total_bytes_max=bytes_max)
-            reader = BundleReader(authority, self._clock.now_s(), limits, staging.open_member)
+            reader = upload.reader = BundleReader(authority, self._clock.now_s(), limits, staging.open_member)
             await _feed(reader, chunks, size_bytes)
             verified = await asyncio.to_thread(reader.finish)
+            upload.ref = verified.manifest.ref
             await self._trust.require_file(verified, source)
             await asyncio.to_thread(_check_model, verified, staging)
         except BaseException:
@@ -132,6 +146,19 @@ class Importer:
                 )  # fmt: skip
         self._events.publish("bundle", {"bundle": bundle.ref, "state": bundle.state, "code": ""})
         return bundle
+
+    async def _note_refusal(self, error: LenskeepError, upload: _Upload, by: str) -> None:
+        """Write down that a file was not taken, and which; a disk too full for that keeps its own fault in front."""
+        seen, digest = upload.reader.seen() if upload.reader is not None else (0, "")
+        before = f"{seen} bytes seen, sha256 {digest}" if seen else ""
+        try:
+            async with self._database.write() as tx:
+                await audit.add(
+                    tx, self._clock, by=by, action="refuse import", subject=upload.ref or "bundle file",
+                    reason=f"{error.code} {error}", before=before, after="refused",
+                )  # fmt: skip
+        except DeviceError as second:
+            log.warning("the refusal could not be recorded: %s", second)
 
     # --- out and away ---------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from lenskeep.clock import rfc3339
 from lenskeep.messages.control import RecordVerdict
-from lenskeep.trust.chain import Entry
+from lenskeep.trust.chain import BEGIN, Entry
 from lenskeep.trust.identity import fingerprint
 
 _SIGNED = re.compile(r"signed by (.{1,200}), digest ([0-9a-f]{64})")
@@ -160,6 +160,9 @@ def runs(entries: Iterable[Entry]) -> list[Run]:
                 now.outcome = f"taken back: {entry.reason}" if entry.action == "rollback" else now.outcome or "replaced"
             open_runs[entry.subject] = run = Run(slot=slot, bundle=entry.after, begun=at(entry))
             found.append(run)
+        elif entry.action == "stop" and now is not None:
+            now.ended, now.outcome = at(entry), f"stopped: {entry.reason}"
+            del open_runs[entry.subject]
         elif entry.action == "confirm" and now is not None:
             now.outcome = f"kept by {entry.actor}"
     return found
@@ -192,13 +195,21 @@ def _has(*parts: str) -> Picks:
     return lambda entry: any(part in entry.action for part in parts)
 
 
+def _decides(entry: Entry) -> bool:
+    return entry.action in DECISIONS and (entry.action != "stop" or entry.subject != "device")
+
+
+DECISIONS = {
+    "activate", "not activated", "confirm", "rollback", "hold", "resume", "pin", "unpin", "remove", "withdraw", "stop",
+}  # fmt: skip
 SECTIONS: list[tuple[str, Picks]] = [
-    ("Decisions", _is("activate", "not activated", "confirm", "rollback", "hold", "resume", "pin", "unpin", "remove")),
+    ("Decisions", _decides),
     ("Approvals", _has("approv")),
+    ("Assignments of the fleet", _has("assign")),
     ("Imports and trials on this device", _is("import", "trial")),
-    ("Refusals", lambda entry: entry.action.startswith("refuse") or "refused" in entry.after),
-    ("Keys, tokens and rights", _has("key", "token", "trust", "enrol", "certificate", "polic")),
-    ("The device itself", _is("begin record", "start", "stop", "configuration", "fault", "clock")),
+    ("Refusals", lambda entry: entry.action.startswith("refuse") or "refused" in entry.action + entry.after),
+    ("Keys, tokens and rights", _has("key", "token", "trust", "repository", "enrol", "certificate", "polic")),
+    ("The device itself", lambda entry: entry.subject == "device" or entry.action == BEGIN),
 ]
 
 
