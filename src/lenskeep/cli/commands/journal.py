@@ -215,6 +215,8 @@ def show(context: click.Context, operation_id: str, follow: bool) -> None:
 def _show_operation(screen: Screen, operation: Operation) -> None:
     state = operation.state.replace("_", " ")
     screen.line(f"{clean(operation.kind)} {clean(operation.subject)}: {state}")
+    if operation.waits:
+        screen.line(f"  It waits: {clean(operation.waits)}")
     screen.line(f"  begun {moment(operation.started)} by {clean(operation.by)}")
     if operation.finished:
         screen.line(f"  ended {moment(operation.finished)}")

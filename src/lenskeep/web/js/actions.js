@@ -36,7 +36,7 @@ function follow(operation, ended) {
 export function lookAtOperations() {
   for (const [id, ended] of followed) {
     const operation = device.state.operations.get(id);
-    if (!operation || operation.state === "running") continue;
+    if (!operation || !device.over(operation)) continue;
     followed.delete(id);
     if (operation.error) notice.bad(operation.error, { unchanged: operation.kind !== "rollback" });
     else notice.good(ended(operation));
@@ -92,7 +92,41 @@ export const activate = (bundle) =>
     if (!sure) return;
     const operation = await send("POST", "/v1/activations", { bundle: ref, slot: slot.slot, ...fields.values() });
     follow(operation, (one) => t("did.activate", { ...names, gap: gapOf(one) }));
+    if (operation.state === "awaiting_approval") notice.good(t("did.waits", names));
+    device.poll();
   });
+
+export const approve = () =>
+  act("approve", async () => {
+    const { waiting } = device.slot();
+    const names = { slot: waiting.slot, bundle: plain(waiting.bundle) };
+    const meaning = h("select", { id: "meaning" }, ...waiting.meanings.map((one) => h("option", { value: one }, known("meaning", one))));
+    const reason = reasonField();
+    const body = h("div", {}, h("label", { class: "field", for: "meaning" }, t("approval.meaning"), meaning), reason.node);
+    const lines = [t("ask.approve.text", { digest: waiting.digest })];
+    if (!(await ask({ title: t("ask.approve.title", names), lines, body, action: t("approval.approve") }))) return;
+    const signature = { id: waiting.id, digest: waiting.digest, meaning: meaning.value, reason: reason.value() };
+    await send("POST", `/v1/slots/${waiting.slot}/approvals`, signature);
+    notice.good(t("did.approve", names));
+    device.poll();
+  });
+
+export const refuse = () =>
+  act("approve", async () => {
+    const { waiting } = device.slot();
+    const names = { slot: waiting.slot, bundle: plain(waiting.bundle) };
+    const reason = reasonField();
+    const lines = [t("ask.refuse.text")];
+    if (!(await ask({ title: t("ask.refuse.title", names), lines, body: reason.node, action: t("approval.refuse") }))) return;
+    await send("POST", `/v1/slots/${waiting.slot}/refusals`, { id: waiting.id, reason: reason.value() });
+    notice.good(t("did.refuse", names));
+    device.poll();
+  });
+
+function reasonField() {
+  const input = h("input", { id: "why", type: "text", maxlength: 200, autocomplete: "off", required: true });
+  return { node: h("label", { class: "field", for: "why" }, t("approval.why"), input), value: () => input.value.trim() };
+}
 
 function activationFields(slot) {
   const trial = h("select", { id: "trial" }, ...TRIALS_S.map((s) => h("option", { value: s }, s ? t("trial.for", { time: span(s) }) : t("trial.none"))));

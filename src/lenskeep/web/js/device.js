@@ -213,13 +213,16 @@ function takeResult(name, result) {
   if (result.outcome !== "OK") state.lastBad.set(name, result);
 }
 
+/** Work is over when it neither goes on nor waits for people. */
+export const over = (operation) => !["running", "awaiting_approval"].includes(operation.state);
+
 export function takeOperation(operation) {
   const before = state.operations.get(operation.id);
-  if (before && before.state !== "running" && operation.state === "running") return; // an older word came later
+  if (before && over(before) && !over(operation)) return; // an older word came later
   state.operations.delete(operation.id);
   state.operations.set(operation.id, operation);
   if (state.operations.size > 200) state.operations.delete(state.operations.keys().next().value);
-  if (operation.state !== "running" && before?.state === "running") {
+  if (over(operation) && before && !over(before)) {
     soon("bundles", askBundles);
     soon("status", async () => poll(), 0);
     soon("status_again", async () => poll(), 800); // what runs is told by the slot's process, twice a second

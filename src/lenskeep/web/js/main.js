@@ -1,6 +1,7 @@
 // The page of one device. Order: take the token out of the address, learn the language, ask the device, paint.
 
 import * as actions from "./actions.js";
+import * as approval from "./approval.js";
 import * as band from "./band.js";
 import * as camera from "./camera.js";
 import * as device from "./device.js";
@@ -17,7 +18,7 @@ import * as timing from "./timing.js";
 import * as todo from "./todo.js";
 
 const VIEWS = ["run", "models"];
-const TRANSLATED = ["todo-list", "strip", "counts", "results-rows", "models", "notice-body", "import-said"];
+const TRANSLATED = ["todo-list", "strip", "counts", "results-rows", "models", "notice-body", "import-said", "approval-signed"];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const paintEveryMs = () => (calm.matches ? 1000 : 200); // five times a second, whatever the line's pace
 
@@ -43,7 +44,7 @@ function paint() {
   actions.lookAtOperations();
   paintSlotChoice();
   if (document.body.dataset.view === "run") {
-    for (const card of [camera, todo, results, timing, slot]) card.paint();
+    for (const card of [camera, todo, approval, results, timing, slot]) card.paint();
   } else {
     importing.paint();
     models.paint();
@@ -88,7 +89,7 @@ async function begin() {
   byId("results-more").addEventListener("toggle", paintSoon);
   window.addEventListener("hashchange", addressChanged);
   document.addEventListener("visibilitychange", paintSoon);
-  for (const part of [notice, camera, slot, importing]) part.begin();
+  for (const part of [notice, camera, slot, approval, importing]) part.begin();
   device.onChange(paintSoon);
   openView();
   device.begin();
