@@ -106,7 +106,7 @@ class Sync:
         faults = [*await self._trust.checks(), *await self.checks(), *await self._withdrawals.faults()]
         return RepositoryView(
             follows=self._trust.follows, device=self._trust.device, source=self.address,
-            checked=rfc3339(known.checked_ms / 1000) if known else "",
+            checked=rfc3339(known.checked_ms / 1000) if known and known.checked_ms else "",
             roles=[
                 TrustRole(
                     name=role.name, version=role.version, expires=rfc3339(role.expires_s), keys=len(role.keys),

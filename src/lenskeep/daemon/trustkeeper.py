@@ -45,12 +45,13 @@ from lenskeep.registry.blobs import write_durably
 from lenskeep.registry.bundles import StoredBundle
 from lenskeep.registry.repository import Known
 from lenskeep.trust.delegated import DelegatedTrust
-from lenskeep.trust.names import METADATA, ROOT, TIMESTAMP, model_path
+from lenskeep.trust.names import METADATA, ROOT, TIMESTAMP, TOP_TARGETS, model_path
 
 log = logging.getLogger(__name__)
 
 SOON_S = 90 * 86400.0
 _SOON_S = {"timestamp": 86400.0, "snapshot": 7 * 86400.0, "director": 7 * 86400.0}  # renewed by a server, often
+AHEAD_S_MAX = 86400.0  # two right clocks differ by less
 TIMESTAMP_BYTES_MAX, ROOT_BYTES_MAX = 16_384, 512_000
 
 
@@ -266,7 +267,8 @@ class TrustKeeper:
 
     async def _nothing_new(self, source: RepositorySource, stored: dict[str, bytes], known: Known) -> bytes | None:
         """Return the stored assignment when the source shows the very timestamp that was verified, and no new root."""
-        if known.roles and min(role.expires_s for role in known.roles) <= self._clock.now_s():
+        expired = not known.roles or min(role.expires_s for role in known.roles) <= self._clock.now_s()
+        if expired or not known.checked_ms:
             return None
         newest = await source.read(f"{METADATA}/timestamp.json", TIMESTAMP_BYTES_MAX)
         if newest is None or newest != stored.get("timestamp.json"):
@@ -284,6 +286,7 @@ class TrustKeeper:
             raise MetadataRollbackError(
                 f"The repository shows timestamp {timestamp}; this device has seen {seen.timestamp}."
             )
+        verdict = msgspec.structs.replace(verdict, issued_s=self._believable(verdict))
         async with self._database.write() as tx:
             await repository.keep_verdict(tx, verdict, at_ms=self._clock.now_ms())
             if known is None or _roles_text(known.roles) != _roles_text(verdict.roles):
@@ -296,6 +299,17 @@ class TrustKeeper:
         self._clock.raise_floor(verdict.issued_s)
         self.notes = []
 
+    def _believable(self, verdict: Verdict) -> float:
+        """Bound a signed time: whoever stole the online key must not be able to move this device into the far future.
+
+        The roles that are signed offline end it, and so does a clock that is not behind what is known to have passed.
+        """
+        offline = [role.expires_s for role in verdict.roles if role.name in (ROOT, TOP_TARGETS)]
+        bounds = [verdict.issued_s, *offline]
+        if self._clock.wall_s() >= self._clock.floor_s:
+            bounds.append(self._clock.wall_s() + AHEAD_S_MAX)
+        return min(bounds)
+
     async def _keep_partly(self, refusal: Refusal) -> None:
         """Keep what was verified before the fault: a new root counts even when the rest is refused."""
         log.warning("%s %s", refusal.code, refusal.message)
@@ -307,6 +321,7 @@ class TrustKeeper:
             if known is not None and refusal.roles:
                 kept = {role.name: role for role in known.roles} | {role.name: role for role in refusal.roles}
                 await repository.keep_roles(tx, list(kept.values()))
+                await repository.touch(tx, at_ms=0)  # the look was not finished: the next one is a whole one
 
     def _seen(self) -> Seen:
         try:
