@@ -1073,6 +1073,16 @@ class StorageError(DeviceError):
     hint = "Check that the disk is mounted writable and healthy: lenskeep doctor."
 
 
+class ScrubOverdueError(DeviceError):
+    """The stored files were not read through in time.
+
+    Damage on the disk would be noticed later than intended. What runs was checked when it was loaded.
+    """
+
+    code = "LK-5005"
+    hint = "Read them now: lenskeep scrub --now. If that happens again, raise storage.scrub_mb_s."
+
+
 class ProcessFailedError(DeviceError):
     """The process that serves the slot does not start.
 
@@ -1152,6 +1162,17 @@ class ClockUntrustedError(DeviceError):
 
     code = "LK-6001"
     hint = "Set the clock or connect the device to a time server."
+
+
+class ClockLeptError(ClockUntrustedError):
+    """The device's clock was set while the service ran.
+
+    It moved by more than a minute against the clock of this boot, which nobody can set. Time goes on here as it did
+    before; the new time is believed after an hour, or at once when the clock comes back.
+    """
+
+    code = "LK-6002"
+    hint = "If nobody set the clock on purpose, look at its time server and its battery."
 
 
 class KeyExpiresSoonError(DeviceError):

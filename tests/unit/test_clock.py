@@ -39,7 +39,7 @@ def test_a_sound_clock_is_followed() -> None:
 
 
 @pytest.mark.attack(91, "clock at 1970, 2099 or going back")
-@pytest.mark.parametrize("wall", [0.0, 86400.0, YEAR_2099_S, BUILT_AT - 1, BUILT_AT + TRUSTED_SPAN_S + 1])
+@pytest.mark.parametrize("wall", [0.0, 86400.0, YEAR_2099_S, BUILT_AT - 1000, BUILT_AT + TRUSTED_SPAN_S + 1])
 def test_a_clock_that_cannot_be_right_is_not_followed_and_time_goes_on_from_the_floor(wall: float) -> None:
     clock = SetClock(wall)
     assert not clock.trusted() and clock.doubt()

@@ -45,6 +45,7 @@ from lenskeep.daemon.stores import Stores, open_stores
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.sync import Sync
 from lenskeep.daemon.systemd import Notifier
+from lenskeep.daemon.timekeeper import Timekeeper
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
 from lenskeep.daemon.views import Views
@@ -71,6 +72,7 @@ class House:
     activator: Activator
     policy: Policy
     trust: TrustKeeper
+    timekeeper: Timekeeper
     follower: Follower
     sync: Sync
     record: Record
@@ -149,7 +151,7 @@ async def _build(
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
-        sync=sync, record=record, identity=identity,
+        sync=sync, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
     )  # fmt: skip
 
 
@@ -157,6 +159,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     """Put everything in order that an earlier daemon left."""
     await house.record.begin(config, starts=stores.start, orderly=stores.orderly)
     await house.trust.begin()
+    await house.timekeeper.begin()
     await house.identity.begin()
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
@@ -174,6 +177,7 @@ def _loops(
         "metrics": house.metrics.run(),
         "sync": house.sync.run(),
         "record": house.record.run(),
+        "timekeeper": house.timekeeper.run(),
         "identity": house.identity.run(),
         "resume": house.qualifier.resume("device"),
         "watchdog": _feed_watchdog(house.supervisor, notifier),

@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.daemon.problems import fault_check
+from lenskeep.daemon.timekeeper import clock_fault
 from lenskeep.database import Database
 from lenskeep.errors import (
-    ClockUntrustedError,
     LenskeepError,
     MemoryBudgetError,
     StorageFullError,
@@ -74,8 +74,8 @@ class Health:
 
     def _clock_line(self) -> Check:
         shown = rfc3339(self._clock.wall_s())
-        if not self._clock.trusted():
-            return fault_check("clock", ClockUntrustedError(f"The clock shows {shown}."), "warn")
+        if (fault := clock_fault(self._clock)) is not None:
+            return fault_check("clock", fault, "warn")
         return Check(name="clock", passed=True, text=f"{shown}, plausible")
 
     def _disk_line(self) -> Check:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FLUSH_S = 2.0
 LIVE_S = 60.0
 RESULTS_KEPT = 1000
+THIN_S = 3600.0
+BELIEVED_S = 86400.0  # a frame's wall clock that is further from ours was wrong when the frame was taken
 
 
 class SlotCounts:
@@ -57,6 +59,7 @@ class Metrics:
         self._flushing = asyncio.Lock()
         self._budget_us: dict[str, float] = {}
         self._totals: dict[tuple[str, str], Span] = {}
+        self._thinned_s = 0.0
 
     async def load(self, slots: list[str]) -> None:
         """Find out up to where each slot was counted."""
@@ -75,13 +78,15 @@ class Metrics:
         if batch.run != counts.run:
             counts.run, counts.sequence = batch.run, 0
         counts.lost += batch.lost
+        now_s = self._clock.now_s()
         for result in batch.results:
             if result.sequence > counts.sequence:
                 counts.sequence = result.sequence
-                self._count(counts, slot, result)
+                self._count(counts, slot, result, now_s)
 
-    def _count(self, counts: SlotCounts, slot: str, result: Result) -> None:
-        start_s = result.captured_ms // 1000 // MINUTE_S * MINUTE_S
+    def _count(self, counts: SlotCounts, slot: str, result: Result, now_s: float) -> None:
+        taken_s = result.captured_ms / 1000
+        start_s = int(taken_s if abs(taken_s - now_s) < BELIEVED_S else now_s) // MINUTE_S * MINUTE_S
         key = SpanKey(MINUTE_S, start_s, slot, result.bundle)
         span = counts.fresh.get(key)
         if span is None:
@@ -144,8 +149,8 @@ class Metrics:
             with contextlib.suppress(DeviceError):  # a full disk must not stop the counting; it is tried again
                 await self.flush()
                 if self._clock.monotonic_s() >= thin_at:
-                    await self._thin()
-                    thin_at = self._clock.monotonic_s() + 3600
+                    await self.thin()
+                    thin_at = self._clock.monotonic_s() + THIN_S
 
     async def flush(self) -> None:
         """Make durable what was counted; afterwards the runners may forget it."""
@@ -179,11 +184,15 @@ class Metrics:
             while counts.live and counts.live[0][0] < now - LIVE_S:
                 counts.live.popleft()
 
-    async def _thin(self) -> None:
+    async def thin(self) -> None:
+        """Merge and forget what is old: by a time that moves on with the hours that we were up, never with a leap."""
         keep = self._retention
+        boot_s = self._clock.boot_s()
+        gone_s, self._thinned_s = (boot_s - self._thinned_s if self._thinned_s else THIN_S), boot_s
         async with self.database.write() as tx:
+            horizon_s = await windows.move_horizon(tx, now_s=int(self._clock.now_s()), by_s_max=int(2 * gone_s))
             await windows.thin(
-                tx, now_s=int(self._clock.now_s()), minutes_days=keep.minutes_days, quarters_days=keep.quarters_days,
+                tx, now_s=horizon_s, minutes_days=keep.minutes_days, quarters_days=keep.quarters_days,
                 hours_days=keep.hours_days,
             )  # fmt: skip
 

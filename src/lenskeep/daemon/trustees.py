@@ -183,8 +183,9 @@ class Idempotency:
         """Keep an answer for a day."""
         async with self._database.write() as tx:
             await journal.save_answer(
-                tx, key, body_sha256=body_sha256, status=status, body=body, at_ms=self._clock.now_ms()
-            )
+                tx, key, body_sha256=body_sha256, status=status, body=body, at_ms=self._clock.now_ms(),
+                clock_trusted=self._clock.trusted(),
+            )  # fmt: skip
 
 
 def _hash(secret: str) -> str:

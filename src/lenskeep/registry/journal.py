@@ -1,4 +1,7 @@
-"""Operations, answers already given (idempotency), and counters: what makes requests safe to repeat."""
+"""Operations, answers already given (idempotency), and counters: what makes requests safe to repeat.
+
+What is oldest is known by the order of its rows, never by a time.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from lenskeep.messages.control import Operation
 
 KEEP_OPERATIONS = 500
 KEEP_ANSWERS_MS = 24 * 3600 * 1000
+KEEP_ANSWERS = 2000  # also those that a clock ahead of time has stamped
 
 
 async def save_operation(tx: Transaction, operation: Operation, *, started_ms: int) -> None:
@@ -19,14 +23,14 @@ async def save_operation(tx: Transaction, operation: Operation, *, started_ms: i
         operation.id, started_ms, operation.state, msgspec.json.encode(operation).decode(),
     )  # fmt: skip
     await tx.run(
-        "DELETE FROM operation WHERE id IN (SELECT id FROM operation ORDER BY started_ms DESC LIMIT -1 OFFSET ?)",
+        "DELETE FROM operation WHERE id IN (SELECT id FROM operation ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
         KEEP_OPERATIONS,
     )
 
 
 async def operations(tx: Transaction, limit: int = KEEP_OPERATIONS) -> list[Operation]:
     """Return operations, newest first."""
-    rows = await tx.all("SELECT body FROM operation ORDER BY started_ms DESC, rowid DESC LIMIT ?", limit)
+    rows = await tx.all("SELECT body FROM operation ORDER BY rowid DESC LIMIT ?", limit)
     return [msgspec.json.decode(row["body"], type=Operation) for row in rows]
 
 
@@ -35,10 +39,17 @@ async def answer(tx: Transaction, key: str) -> Row | None:
     return await tx.one("SELECT * FROM idempotency WHERE key = ?", key)
 
 
-async def save_answer(tx: Transaction, key: str, *, body_sha256: str, status: int, body: bytes, at_ms: int) -> None:
-    """Keep an answer for a day."""
+async def save_answer(
+    tx: Transaction, key: str, *, body_sha256: str, status: int, body: bytes, at_ms: int, clock_trusted: bool = True
+) -> None:
+    """Keep an answer for a day; while the clock is not trusted, none is forgotten for its age."""
     await tx.run("INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)", key, body_sha256, status, body, at_ms)
-    await tx.run("DELETE FROM idempotency WHERE at_ms < ?", at_ms - KEEP_ANSWERS_MS)
+    if clock_trusted:
+        await tx.run("DELETE FROM idempotency WHERE at_ms < ?", at_ms - KEEP_ANSWERS_MS)
+    await tx.run(
+        "DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency ORDER BY rowid DESC LIMIT -1 OFFSET ?)",
+        KEEP_ANSWERS,
+    )
 
 
 async def note(tx: Transaction, name: str, value: int) -> None:

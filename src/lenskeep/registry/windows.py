@@ -88,6 +88,23 @@ async def save_position(tx: Transaction, slot: str, run: str, sequence: int) -> 
     await tx.run("INSERT OR REPLACE INTO position VALUES (?, ?, ?)", slot, run, sequence)
 
 
+async def move_horizon(tx: Transaction, *, now_s: int, by_s_max: int) -> int:
+    """Return the time by which spans are old. It moves on by no more than `by_s_max`, whatever the clock says.
+
+    A device that was off has no spans of that time, so a horizon that lags behind keeps little; a clock that leaps
+    ahead must not make everything old at once.
+    """
+    row = await tx.one("SELECT at_s FROM horizon")
+    if row is None:
+        newest = await tx.one("SELECT MAX(start_s) AS start_s FROM span")
+        known = newest["start_s"] if newest is not None else None
+        horizon_s = now_s if known is None else min(now_s, known + by_s_max)
+    else:
+        horizon_s = min(now_s, row["at_s"] + by_s_max)
+    await tx.run("INSERT OR REPLACE INTO horizon VALUES (1, ?)", horizon_s)
+    return horizon_s
+
+
 async def thin(tx: Transaction, *, now_s: int, minutes_days: int, quarters_days: int, hours_days: int) -> None:
     """Merge old minutes into quarters, old quarters into hours, and forget old hours."""
     await _merge_older(tx, MINUTE_S, QUARTER_S, now_s - minutes_days * 86400)
