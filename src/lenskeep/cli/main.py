@@ -62,8 +62,12 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "op": ("journal", "List and follow long work."),
     },
     "Administration": {
+        "identity": ("identity", "Show who this device is; bring its certificate on a stick."),
+        "enrol": ("identity", "Make this device a member of a fleet."),
+        "fleet": ("fleet", "Run the fleet server; invite, look after and revoke devices."),
         "keys": ("keys", "Make, trust and revoke signing keys."),
         "token": ("keys", "Make and remove tokens for the page and for tools."),
+        "trust": ("trust", "Keep the repository: who may sign, what is released, who runs what."),
         "config": ("config", "Check, read and change the configuration file."),
         "daemon": ("service", "Run the service in the foreground."),
         "bugreport": ("service", "Gather what support needs, without pictures or passwords."),

@@ -57,7 +57,7 @@ def find_address(wanted: str | None, environment: Mapping[str, str]) -> Address:
     """
     named = wanted or environment.get("LENSKEEP_DEVICE")
     if named:
-        return _parse(named)
+        return parse_address(named)
     base = environment.get("XDG_RUNTIME_DIR") or f"/tmp/lenskeep-{os.getuid()}"  # noqa: S108 - only looked at
     places = [SYSTEM_SOCKET, Path(base) / "lenskeep" / "lenskeep.sock"]
     for place in places:
@@ -67,7 +67,8 @@ def find_address(wanted: str | None, environment: Mapping[str, str]) -> Address:
     raise DaemonUnreachableError(f"No Lenskeep service is running here: there is no socket at {looked}.")
 
 
-def _parse(named: str) -> Address:
+def parse_address(named: str) -> Address:
+    """Read an address as somebody typed it. Raises: RequestError."""
     if named.startswith(("/", "./", "../")):
         return Address(path=Path(named))
     parts = urlsplit(named if "://" in named else f"http://{named}")
@@ -112,7 +113,7 @@ class Wire:
         """Read JSON as its type. Raises: PeerError."""
         try:
             return msgspec.json.decode(data, type=type_)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PeerError(f"The answer of {self.address} cannot be read: {error}.") from error
 
     def ask(self, method: str, path: str, **options: Any) -> bytes:
@@ -251,7 +252,7 @@ def _good(answer: http.client.HTTPResponse) -> http.client.HTTPResponse:
         data = answer.read()
     try:
         raise fault_of(msgspec.json.decode(data, type=Problem))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise PeerError(
             f"The answer is not Lenskeep's: HTTP {answer.status}.", hint="Check the address given with --device."
         ) from None

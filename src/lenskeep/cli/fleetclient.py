@@ -1,0 +1,101 @@
+"""The one typed client of the fleet's operators' door: a method is a route and returns its struct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from lenskeep.cli.wire import Address, Wire, parse_address
+from lenskeep.errors import DaemonUnreachableError
+from lenskeep.messages.fleet import (
+    AlarmView,
+    AuthorityView,
+    DeedView,
+    DeviceDetail,
+    DeviceRow,
+    Enrolled,
+    GrantAsk,
+    InvitationAsk,
+    InvitationMade,
+    OperatorToken,
+    OperatorTokenAsk,
+    ReportAnswer,
+    RevocationAsk,
+)
+
+SYSTEM_SOCKET = Path("/run/lenskeep-fleet/fleet.sock")
+
+
+def find_fleet(wanted: str | None, environment: Mapping[str, str]) -> Address:
+    """Choose where to ask: what was named, else the system's fleet server, else the user's own.
+
+    Raises: RequestError for an address that is none, DaemonUnreachableError when there is no socket anywhere.
+    """
+    named = wanted or environment.get("LENSKEEP_FLEET")
+    if named:
+        return parse_address(named)
+    base = environment.get("XDG_RUNTIME_DIR") or f"/tmp/lenskeep-{os.getuid()}"  # noqa: S108 - only looked at
+    places = [SYSTEM_SOCKET, Path(base) / "lenskeep-fleet" / "fleet.sock"]
+    for place in places:
+        if place.exists():
+            return Address(path=place)
+    raise DaemonUnreachableError(
+        f"No fleet server is running here: there is no socket at {' and '.join(str(place) for place in places)}.",
+        hint="Start it: lenskeep fleet serve; or name it: lenskeep fleet --fleet ADDRESS.",
+    )
+
+
+class FleetClient:
+    """A fleet, asked over its socket or its port."""
+
+    def __init__(self, address: Address, token: str | None = None) -> None:
+        self._wire = Wire(address, token)
+
+    def authority(self) -> AuthorityView:
+        return self._wire.get("/v1/authority", AuthorityView)
+
+    def devices(self) -> list[DeviceRow]:
+        return self._wire.get("/v1/devices", list[DeviceRow])
+
+    def device(self, name: str) -> DeviceDetail:
+        return self._wire.get(f"/v1/devices/{quote(name)}", DeviceDetail)
+
+    def invite(self, ask: InvitationAsk) -> InvitationMade:
+        return self._wire.send("POST", "/v1/invitations", ask, InvitationMade)
+
+    def grant(self, ask: GrantAsk) -> Enrolled:
+        return self._wire.send("POST", "/v1/certificates", ask, Enrolled)
+
+    def revoke(self, name: str, reason: str) -> DeviceDetail:
+        return self._wire.send(
+            "POST", f"/v1/devices/{quote(name)}/revocation", RevocationAsk(reason=reason), DeviceDetail
+        )
+
+    def take_report(self, device: str, data: bytes) -> ReportAnswer:
+        """Hand in a signed report, byte for byte as the device wrote it."""
+        return self._wire.decode(
+            self._wire.ask("POST", f"/v1/devices/{quote(device)}/reports", body=data), ReportAnswer
+        )
+
+    def alarms(self) -> list[AlarmView]:
+        return self._wire.get("/v1/alarms", list[AlarmView])
+
+    def accept_alarm(self, number: int, reason: str) -> None:
+        body = msgspec.json.encode(RevocationAsk(reason=reason))
+        self._wire.ask("POST", f"/v1/alarms/{number}/acceptance", body=body)
+
+    def deeds(self) -> list[DeedView]:
+        return self._wire.get("/v1/deeds", list[DeedView])
+
+    def operators(self) -> list[OperatorToken]:
+        return self._wire.get("/v1/tokens", list[OperatorToken])
+
+    def add_operator(self, ask: OperatorTokenAsk) -> OperatorToken:
+        return self._wire.send("POST", "/v1/tokens", ask, OperatorToken)
+
+    def remove_operator(self, name: str) -> None:
+        self._wire.ask("DELETE", f"/v1/tokens/{quote(name)}")
