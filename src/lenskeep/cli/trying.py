@@ -97,7 +97,7 @@ def _listen(channel: socket.socket, until_s: float, heard: Heard) -> TrialReport
         body = _exactly(channel, count, until_s)
         try:
             message = decode(body)
-        except msgspec.DecodeError:  # it died in the middle of a frame, or lost its wits
+        except (msgspec.DecodeError, UnicodeDecodeError):  # it died in the middle of a frame, or lost its wits
             return None
         if isinstance(message, TrialReport):
             return message

@@ -80,7 +80,7 @@ def read_pointer(places: Places, slot: str) -> BundleRef | None:
         bundle = msgspec.json.decode(path.read_bytes(), type=SlotPlan).bundle
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("pointer file %s cannot be used: %s", path, error)
         return None
     if bundle is not None and runtime_key() not in bundle.prepared_path:

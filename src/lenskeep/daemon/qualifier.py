@@ -222,7 +222,7 @@ class Child:
     async def _read(self, reader: asyncio.StreamReader, heard: Callable[[TrialProgress], None]) -> TrialReport | None:
         decode = decoder(FromTrial).decode
         report = None
-        with contextlib.suppress(asyncio.IncompleteReadError, msgspec.DecodeError, OSError):
+        with contextlib.suppress(asyncio.IncompleteReadError, msgspec.DecodeError, UnicodeDecodeError, OSError):
             while True:
                 size = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "big")
                 message = decode(await reader.readexactly(min(size, FRAME_BYTES_MAX)))

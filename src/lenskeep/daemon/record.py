@@ -128,7 +128,7 @@ class Record:
             if opened.key_id == self._signer.public.id:
                 return chain.open_head(data, self._signer.public)
             return msgspec.json.decode(opened.payload, type=Head)
-        except (SignatureError, RecordHeadError, msgspec.DecodeError):
+        except (SignatureError, RecordHeadError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     async def _join(self, tx: Transaction, known: Head | None) -> None:

@@ -129,7 +129,7 @@ class RunnerProcess:
                 if size > FRAME_BYTES_MAX:
                     raise ConnectionError("a message is too large")
                 self._take(decode(await self._reader.readexactly(size)))
-        except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError) as error:
+        except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.debug("slot %s: connection ended: %r", self.slot, error)
         finally:
             self._close()

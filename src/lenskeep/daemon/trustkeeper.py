@@ -326,7 +326,7 @@ class TrustKeeper:
     def _seen(self) -> Seen:
         try:
             return msgspec.json.decode((self._folder / "seen.json").read_bytes(), type=Seen)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return Seen()
 
     def _write_seen(self, seen: Seen) -> None:

@@ -47,7 +47,7 @@ async def look(request: Look, source: RepositorySource | None) -> Verdict | Refu
                 await writer.drain()
     except TimeoutError:
         return _broken(f"it took longer than {LOOK_S_MAX:.0f} s")
-    except (asyncio.IncompleteReadError, msgspec.DecodeError, OSError):
+    except (asyncio.IncompleteReadError, msgspec.DecodeError, UnicodeDecodeError, OSError):
         return _broken("the process that checks it ended without an answer")
     finally:
         writer.close()

@@ -187,7 +187,7 @@ def main(words: list[str]) -> dict[str, Any]:
         return {"devices": list_v4l2()}
     try:
         plan = msgspec.json.decode(asked.plan, type=CameraPlan)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SystemExit(f"The plan cannot be used: {error}.") from error
     answer, image = probe(plan, asked.seconds)
     if asked.snapshot and image is not None:

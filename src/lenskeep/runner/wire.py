@@ -127,7 +127,7 @@ class Channel:
                 break
             try:
                 messages.append(_decode(bytes(buffer[start + LENGTH_BYTES : end])))
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise HungUpError(f"not one of our messages: {error}") from error
             start = end
         del buffer[:start]

@@ -283,5 +283,5 @@ def open_head(data: bytes, key: PublicKey) -> Head:
     try:
         payload = envelope.verify(envelope.open_envelope(data), envelope.RECORD_HEAD, key)
         return msgspec.json.decode(payload, type=Head)
-    except (SignatureError, msgspec.DecodeError) as error:
+    except (SignatureError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecordHeadError(f"The head of the record cannot be used: {error}") from error
