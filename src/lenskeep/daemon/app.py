@@ -75,6 +75,7 @@ class House:
     timekeeper: Timekeeper
     follower: Follower
     sync: Sync
+    reporter: Reporter
     record: Record
     identity: Identity
 
@@ -135,7 +136,7 @@ async def _build(
         database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust, names
     )
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
-    sync = Sync(config, database, trust, follower, operations, clock, identity.tls, withdrawals)
+    sync = Sync(config, database, trust, follower, operations, clock, identity, withdrawals)
     # what people see
     looks = [trust.checks, sync.checks, withdrawals.faults, record.checks]
     health = Health(database, blobs, clock, stores.notes, looks)
@@ -151,7 +152,7 @@ async def _build(
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
-        sync=sync, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
+        sync=sync, reporter=reporter, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
     )  # fmt: skip
 
 
@@ -175,7 +176,7 @@ def _loops(
         "supervisor": house.supervisor.run(house.recovery),
         "activator": house.activator.run(),
         "metrics": house.metrics.run(),
-        "sync": house.sync.run(),
+        "sync": house.sync.run(house.reporter.send),
         "record": house.record.run(),
         "timekeeper": house.timekeeper.run(),
         "identity": house.identity.run(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ import msgspec
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.config import Config
 from lenskeep.daemon.follower import Follower
+from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.problems import fault_check
 from lenskeep.daemon.sources import Courier, HttpSource, RepositorySource
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 JITTER = 0.2
 BACK_OFF_MAX = 16  # a repository that does not answer is asked this many paces apart at most
 
-Connect = Callable[[], Any]  # the TLS context for the fleet, or None
+Send = Callable[[], Awaitable[Any]]  # tells the fleet how things stand
 
 
 class Sync:
@@ -45,7 +46,7 @@ class Sync:
 
     def __init__(
         self, config: Config, database: Database, trust: TrustKeeper, follower: Follower, operations: Operations,
-        clock: Clock, tls: Connect, withdrawals: Withdrawals,
+        clock: Clock, identity: Identity, withdrawals: Withdrawals,
     ) -> None:  # fmt: skip
         self._withdrawals = withdrawals
         self._config = config
@@ -54,7 +55,7 @@ class Sync:
         self._follower = follower
         self._operations = operations
         self._clock = clock
-        self._tls = tls
+        self._identity = identity
         self._one_at_a_time = asyncio.Lock()
         self._couriers: dict[str, Courier] = {}
         self._last_fault: LenskeepError | None = None
@@ -63,7 +64,7 @@ class Sync:
     @property
     def address(self) -> str:
         """Where the repository is read from by itself; empty = brought by hand."""
-        fleet = self._config.fleet.url.rstrip("/")
+        fleet = self._identity.fleet
         return self._config.trust.repository or (f"{fleet}/v1/repository" if fleet else "")
 
     @property
@@ -128,8 +129,8 @@ class Sync:
 
     # --- the work -------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Sync at the configured pace until cancelled; without an address or a root there is nothing to do."""
+    async def run(self, report: Send) -> None:
+        """Sync and report at the configured pace until cancelled."""
         failed = 0
         while True:
             pace_s = self._config.fleet.poll_s * min(BACK_OFF_MAX, 2**failed)
@@ -139,14 +140,23 @@ class Sync:
             except TimeoutError:
                 pass
             self._wake.clear()
-            if not self._trust.follows or not self.address:
-                continue
             try:
-                await self._over_network("")
+                if self._trust.follows and self.address:
+                    await self._over_network("")
                 failed = 0
             except LenskeepError as error:
                 failed += 1
                 log.warning("%s sync: %s", error.code, error)
+            await self._tell(report)
+
+    async def _tell(self, report: Send) -> None:
+        """Report whatever came of the sync: a refusal is what a fleet must hear of."""
+        if not self._identity.fleet or self._identity.tls() is None:
+            return
+        try:
+            await report()
+        except LenskeepError as error:
+            log.warning("%s report: %s", error.code, error)
 
     async def _over_network(self, operation_id: str) -> list[AssignmentView]:
         async with self._http() as source:
@@ -179,7 +189,7 @@ class Sync:
     @asynccontextmanager
     async def _http(self) -> AsyncIterator[HttpSource]:
         async with aiohttp.ClientSession(auto_decompress=False, trust_env=True) as session:
-            yield HttpSource(session, self.address, self._tls() if self.address.startswith("https:") else None)
+            yield HttpSource(session, self.address, self._identity.tls() if self.address.startswith("https:") else None)
 
 
 def assignment_view(one: Assigned) -> AssignmentView:
