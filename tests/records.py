@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from lenskeep.bundle.keys import PrivateKey, generate_key
+from lenskeep.bundle.keys import PrivateKey, generate_key, load_private_key
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.record import Record
@@ -17,7 +18,7 @@ from lenskeep.registry import audit
 
 SCHEMA = "lenskeep.registry.schema"
 DEVICE = "cam-07"
-KEY = generate_key()
+KEY = load_private_key(os.environ["RECORD_KEY"].encode()) if "RECORD_KEY" in os.environ else generate_key()
 PEOPLE = ["unix:root", "unix:anna", "token:panel", "fleet", "device"]
 ACTIONS = ["activate", "swapped", "confirm", "rollback", "trial", "import", "hold", "trust key", "add token"]
 TEXTS = [

@@ -68,6 +68,7 @@ class Record:
         self._head_path = head_path
         self._notes = notes
         self._counter = 0
+        self._start_unsigned = False
         self._signing = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._found: RecordError | None = None
@@ -91,6 +92,7 @@ class Record:
             await self._note_configuration(tx, config)
             how = "for the first time" if starts == 1 else "after an orderly stop" if orderly else "after an accident"
             await self._add(tx, START, reason=how, after=f"Lenskeep {version('lenskeep')}")
+        self._start_unsigned = True
         if carried:
             log.info("chained %d entries from before there was a chain", carried)
 
@@ -213,7 +215,7 @@ class Record:
             )  # fmt: skip
             data = chain.sign_head(head, self._signer)
             await asyncio.to_thread(write_durably, self._head_path, data, 0o640)
-            self._counter = head.counter
+            self._counter, self._start_unsigned = head.counter, False
             stored = StoredHead(
                 counter=head.counter, sequence=head.sequence, hash=head.hash, key_id=self._signer.public.id,
                 envelope=data, witnessed_ms=None,
@@ -262,6 +264,8 @@ class Record:
 
     async def verify(self, *, pause_s: float = 0.0) -> RecordVerdict:
         """Read the whole record and compare it with every head that was signed. Cost: about 20 µs an entry."""
+        if self._start_unsigned:  # the start has compared what was signed before; its own entries come first now
+            await self._try_to_sign()
         async with self._reading:
             async with self._signing:  # between the file and the registry no head may be on its way
                 async with self._database.read() as tx:
