@@ -36,5 +36,5 @@ if __name__ == "__main__":
     plan = msgspec.json.decode(plan_path.read_bytes(), type=SlotPlan)
     ring = NotingRing("bench", plan.result_ring)
     with plan_path.with_name("times.npy").open("wb") as times:  # a runner opens no file to write later
-        serve(plan, listen(Path(plan.socket_path)), ring, confine_runner(plan))
+        serve(plan, listen(Path(plan.socket_path)), ring, *confine_runner(plan))
         np.save(times, np.array(ring.times_ns, np.int64))

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from lenskeep.messages.runner import BundleRef, Confinement, FromRunner, SlotPlan
+from lenskeep.runner.confine.cameras import LonePlaces
 from lenskeep.runner.confine.policy import confine_runner
 from lenskeep.runner.libraries import settle_libraries
 from lenskeep.runner.nudge import Nudge
@@ -47,6 +48,7 @@ class ExitCode(IntEnum):
     FAULT = 70  # a thread met something that nobody foresaw; the daemon starts the process again
     STUCK = STUCK_EXIT  # it was told to stop and the model would not let go of its frame
     SLOT_TAKEN = 73
+    OTHER_RIGHTS = 75  # a camera's folder is another one now, and this process may not read it
 
 
 def main(arguments: list[str]) -> ExitCode:
@@ -59,7 +61,7 @@ def main(arguments: list[str]) -> ExitCode:
         return ExitCode.USAGE
     try:
         plan = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=SlotPlan)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.error("plan %s cannot be used: %s", arguments[0], error)
         return ExitCode.BAD_PLAN
     try:
@@ -72,12 +74,13 @@ def main(arguments: list[str]) -> ExitCode:
         return ExitCode.BAD_PLAN
     _name_process(plan.slot)
     threading.excepthook = _end_at_fault
-    confinement = confine_runner(plan)  # before any thread, so that it holds for all of them
-    serve(plan, server, ResultRing(os.urandom(8).hex(), plan.result_ring), confinement)
-    return ExitCode.OK
+    confined = confine_runner(plan)  # before any thread, so that it holds for all of them
+    return serve(plan, server, ResultRing(os.urandom(8).hex(), plan.result_ring), *confined)
 
 
-def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing, confinement: Confinement) -> None:
+def serve(
+    plan: SlotPlan, server: socket.socket, ring: ResultRing, confinement: Confinement, places: LonePlaces
+) -> ExitCode:
     """Build the parts and run the loop in this thread until it is told to stop."""
     bundle = plan.bundle
     ahead = bundle and _read_ahead(bundle)
@@ -95,7 +98,7 @@ def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing, confinement: 
     from lenskeep.runner.line import Line  # while the first version loads, which does not hold the interpreter
 
     nudge = Nudge()
-    line = Line(plan, ring, changeover, news, nudge, confinement)
+    line = Line(plan, ring, changeover, news, nudge, confinement, places)
     reporter = ReporterThread(server, ring, line, nudge)
     signal.set_wakeup_fd(nudge.writer)
     signal.signal(signal.SIGTERM, lambda *_: line.stop())
@@ -110,6 +113,7 @@ def serve(plan: SlotPlan, server: socket.socket, ring: ResultRing, confinement: 
     line.close()
     reporter.finish()
     log.info("slot %s: ended after %d frames", plan.slot, line.loop.judged)
+    return ExitCode.OTHER_RIGHTS if line.outgrown else ExitCode.OK
 
 
 def _read_ahead(bundle: BundleRef) -> ReadAhead:

@@ -25,6 +25,7 @@ from lenskeep.messages.runner import (
     ToRunner,
 )
 from lenskeep.runner.camera import CaptureThread
+from lenskeep.runner.confine.cameras import LonePlaces
 from lenskeep.runner.loop import Loop
 from lenskeep.runner.mailbox import Mailbox
 from lenskeep.runner.nudge import Nudge
@@ -43,7 +44,7 @@ class Line:
 
     def __init__(
         self, plan: SlotPlan, ring: ResultRing, changeover: Changeover, news: deque[FromRunner], nudge: Nudge,
-        confinement: Confinement,
+        confinement: Confinement, places: LonePlaces,
     ) -> None:  # fmt: skip
         self.news = news
         self.pictures: dict[str, Picture] = {}
@@ -51,6 +52,8 @@ class Line:
         self._run = ring.run
         self._changeover = changeover
         self._confinement = confinement
+        self._places = places
+        self.outgrown = False  # it needs rights that it gave up
         self._mailbox = Mailbox()
         self._preview = PreviewDesk(self.pictures)
         self.loop = Loop(self._mailbox, changeover, ring, self._preview, news, nudge, plan.uncertain_errors_max)
@@ -98,6 +101,10 @@ class Line:
             self._watch_due_s = now_s + WATCH_S
             for camera in self._cameras:
                 camera.watch()
+            if place := self._places.replaced():
+                log.warning("%s was replaced, and this process may not read the new one: it starts anew", place)
+                self.outgrown = True
+                self.stop()
 
     def stop(self) -> None:
         """Finish the frame, then end."""

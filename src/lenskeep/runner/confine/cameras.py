@@ -1,14 +1,14 @@
 """What cameras need from outside their process: a folder, a device, a port. Nothing is opened here.
 
 A folder is granted as it stands at the start. One that is emptied by being removed and made anew is another folder to
-the kernel, and one that is mounted later was not there; so the folder around it is granted too, unless that would
-open more than pictures. Names of cameras are looked up in files that are replaced as well, all over `/etc`.
+the kernel, and one that is mounted later was not there; so the folder around it is granted too. Where that would open
+more than pictures, the place is watched instead, and the process starts anew once it is another one. Names of cameras
+are looked up in files that are replaced as well, all over `/etc`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,9 +16,7 @@ from pathlib import Path
 
 from lenskeep.messages.runner import CameraPlan
 from lenskeep.runner.confine import landlock
-from lenskeep.runner.sources.address import PORTS, endpoint, redacted
-
-log = logging.getLogger(__name__)
+from lenskeep.runner.sources.address import PORTS, endpoint
 
 _PORT_OF_NAMES = 53
 _NAMES = Path("/etc/resolv.conf")
@@ -71,27 +69,52 @@ def paths_of(cameras: Iterable[CameraPlan], private: Iterable[Path]) -> dict[Pat
     Args:
         private: places that no folder around a source may hold.
     """
-    closed = [Path(os.path.realpath(place)) for place in private]
     paths: dict[Path, int] = {}
     for camera in cameras:
-        kind, _, rest = camera.source.partition(":")
-        if kind == "v4l2":
+        if camera.source.startswith("v4l2:"):
             # a device file is made anew when the camera is plugged in again, so the folder has to do
             paths[Path("/dev")] = landlock.READ | landlock.WRITE | landlock.DEVICE_CONTROL
             paths[_VIDEO] = landlock.READ
-        elif kind in ("file", "folder"):
-            found = _around(Path(os.path.realpath(rest.removeprefix("//"))), closed)
-            paths |= dict.fromkeys(found, landlock.READ)
-            if not any(path.exists() for path in found):
-                log.warning("camera %s: %s can be read after a new start only", camera.name, redacted(camera.source))
+        elif place := _place_of(camera):
+            folder = _folder_around(place, private)
+            paths |= dict.fromkeys([place, folder] if folder else [place], landlock.READ)
     if network_of(cameras).names:
         paths |= dict.fromkeys((_NAMES.parent, _NAMES.resolve().parent), landlock.READ)
     return paths
 
 
-def _around(place: Path, closed: list[Path]) -> list[Path]:
-    """Return a place and the nearest folder that holds it, unless that holds a closed place as well."""
+def _place_of(camera: CameraPlan) -> Path | None:
+    """Return where a camera's pictures lie, when they are files."""
+    kind, _, rest = camera.source.partition(":")
+    return Path(os.path.realpath(rest.removeprefix("//"))) if kind in ("file", "folder") else None
+
+
+def _folder_around(place: Path, private: Iterable[Path]) -> Path | None:
+    """Return the nearest folder that holds a place, unless it holds something private as well."""
     folder = next(folder for folder in place.parents if folder.is_dir())
-    if folder == Path("/") or any(other.is_relative_to(folder) for other in closed):
-        return [place]
-    return [place, folder]
+    closed = [Path(os.path.realpath(other)) for other in private]
+    return None if folder == Path("/") or any(other.is_relative_to(folder) for other in closed) else folder
+
+
+class LonePlaces:
+    """The places that were granted without the folder around them, as they stood at the start."""
+
+    def __init__(self, cameras: Iterable[CameraPlan], private: Iterable[Path]) -> None:
+        private = list(private)
+        places = [place for camera in cameras if (place := _place_of(camera))]
+        self._granted = {place: _identity(place) for place in places if _folder_around(place, private) is None}
+
+    def replaced(self) -> Path | None:
+        """Return a place that is another one now, and so out of this process's reach. Cost: 2 us for each."""
+        for place, granted in self._granted.items():
+            if _identity(place) not in (granted, None):
+                return place
+        return None
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

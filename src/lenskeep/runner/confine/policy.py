@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lenskeep.messages.runner import Confinement, SlotPlan, TrialPlan
 from lenskeep.runner.confine import cameras, landlock
+from lenskeep.runner.confine.cameras import LonePlaces
 from lenskeep.runner.confine.confine import Needs, confine
 
 _PRIVATE = ("/etc", "/root", "/home")
@@ -25,16 +26,21 @@ def confine_trial(plan: TrialPlan) -> Confinement:
     return confine(Needs(paths, "read-only but for its one file"))
 
 
-def confine_runner(plan: SlotPlan) -> Confinement:
-    """Leave to a runner the stored versions and what its cameras need; its socket listens already."""
+def confine_runner(plan: SlotPlan) -> tuple[Confinement, LonePlaces]:
+    """Leave to a runner the stored versions and what its cameras need; its socket listens already.
+
+    Returns: what is in force, and the places whose replacement asks for a new start.
+    """
     store = [Path(folder) for folder in plan.store or _folders_of(plan)]
     private = [*store, Path(plan.socket_path).parent, *map(Path, _PRIVATE), Path(os.environ.get("HOME", "/root"))]
+    lone = LonePlaces(plan.cameras, private)
     paths = dict.fromkeys(store, landlock.READ)
     for path, rights in cameras.paths_of(plan.cameras, private).items():
         paths[path] = paths.get(path, 0) | rights
     devices = any(rights & landlock.WRITE for rights in paths.values())
     files = "read-only but for camera devices" if devices else "read-only"
-    return confine(Needs(paths, files, cameras.network_of(plan.cameras), serves=True, renices=True))
+    needs = Needs(paths, files, cameras.network_of(plan.cameras), serves=True, renices=True)
+    return confine(needs), lone
 
 
 def _folders_of(plan: SlotPlan) -> set[str]:
