@@ -97,7 +97,7 @@ def status(work: Workspace, now_s: float) -> Status:
     roles = _roles(current)
     return Status(
         roles=roles,
-        waiting=_waiting(work),
+        waiting=waiting(work),
         forecast=sorted((_due(role, now_s) for role in roles if role.version), key=lambda due: due.act_by),
         released=[
             Listed(
@@ -139,7 +139,8 @@ def _key(holder: Holder) -> KeyView:
     return KeyView(name=holder.name, id=holder.id)
 
 
-def _waiting(work: Workspace) -> list[Waiting]:
+def waiting(work: Workspace) -> list[Waiting]:
+    """Return what lacks something, role by role."""
     found = []
     for role, proposal in proposals.load_all(work).items():
         request = ceremony.request_of(work, role)
@@ -165,7 +166,7 @@ def _due(role: RoleStatus, now_s: float) -> Due:
     act_by_s = role.expires_s - LEAD_DAYS[role.kind] * DAY_S
     names = ", ".join(key.name or key.id[:12] for key in role.keys)
     if role.role in ONLINE_ROLES:
-        text = "the server renews it by itself while it runs (lenskeep trust refresh)"
+        text = f"the server renews {role.role} by itself while it runs (lenskeep trust refresh)"
     else:
         text = f"{role.threshold} of {names} must sign {role.role} again: lenskeep trust renew {role.role}"
     if role.expires_s <= now_s:
