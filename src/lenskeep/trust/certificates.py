@@ -28,6 +28,11 @@ CHAIN_BYTES_MAX = 16384
 _PEM_END = "-----END CERTIFICATE-----"
 
 
+_UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Requested:
     """What a certificate request asks for, proved to come from the holder of the key."""
@@ -78,7 +83,7 @@ def read_request(pem: str, device: str = "") -> Requested:
         names = [attribute.value for attribute in request.subject]
         key = _p256(request.public_key())
         proved = request.is_signature_valid and isinstance(request.signature_hash_algorithm, hashes.SHA256)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CertificateRequestError("The certificate request cannot be read.") from error
     if key is None:
         raise CertificateRequestError(
@@ -174,7 +179,7 @@ def _load(data: str | bytes) -> x509.Certificate:
         if isinstance(data, str):
             return x509.load_pem_x509_certificate(data.encode())
         return x509.load_der_x509_certificate(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CertificateError("The certificate cannot be read.") from error
 
 
@@ -182,7 +187,7 @@ def _facts(certificate: x509.Certificate) -> Certificate:
     try:
         key = _p256(certificate.public_key())
         name = _name(certificate)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except _UNREADABLE as error:
         raise CertificateError("The certificate cannot be read.") from error
     if key is None:
         raise CertificateError("The certificate is for a key of another kind than P-256.")
