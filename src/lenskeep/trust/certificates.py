@@ -26,10 +26,9 @@ from lenskeep.trust.tls import DOMAIN
 REQUEST_BYTES_MAX = 4096
 CHAIN_BYTES_MAX = 16384
 _PEM_END = "-----END CERTIFICATE-----"
-
-
 _UNREADABLE = (
-    ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType
+    ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
 )  # fmt: skip
 
 
