@@ -56,7 +56,10 @@ class Daemon:
         size = int.from_bytes(self._exactly(LENGTH_BYTES), "big")
         if size > FRAME_BYTES_MAX:
             hang_up()
-        return _decoder.decode(self._exactly(size))
+        try:
+            return _decoder.decode(self._exactly(size))
+        except msgspec.DecodeError:
+            hang_up()
 
     def _exactly(self, size: int) -> bytes:
         data = bytearray()
