@@ -44,8 +44,8 @@ class LyingClock(Clock):
     """A clock whose wall shows whatever a test wants."""
 
     def __init__(self, wall_s: float) -> None:
-        super().__init__()
         self.shown_s = wall_s
+        super().__init__()
 
     def wall_s(self) -> float:
         return self.shown_s
