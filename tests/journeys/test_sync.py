@@ -313,3 +313,35 @@ def test_stick_that_is_older_than_its_expiry_is_refused(device: Device, reposito
     done = cli(device, "sync", "--import", str(place))
     assert "LK-4102" in done.stderr
     assert device.client.bundles() == []
+
+
+def test_device_that_is_given_a_root_follows_it_and_its_own_keys_no_longer_count(
+    repository: Repository, tmp_path: Path
+) -> None:
+    device = Device(Path(tempfile.mkdtemp(prefix="lk-")), more=f'[device]\nid = "{ID}"\n')
+    device.start()
+    try:
+        device.trust()
+        assert device.bring("0.9.0").state == "succeeded"
+        device.activate("0.9.0")
+        device.runs("cap-inspect@0.9.0", "settled")
+        root = tmp_path / "1.root.json"
+        root.write_bytes(repository.root())
+        done = cli(device, "trust", "follow", str(root), "--yes")
+        assert done.returncode == 0, done.stderr
+        file = tmp_path / "cap-inspect-0.9.1.lkb"
+        file.write_bytes(bundle_bytes("0.9.1"))
+        assert "LK-41" in cli(device, "import", str(file)).stderr
+        assert cli(device, "sync", "--import", str(stick(device, repository, tmp_path))).returncode == 0
+        device.runs("cap-inspect@1.0.0", "settled")
+        assert "LK-4112" in cli(device, "sync").stderr, "there is no address to ask"
+    finally:
+        device.close()
+
+
+def test_text_that_is_no_root_is_refused_and_changes_nothing(device: Device, tmp_path: Path) -> None:
+    wrong = tmp_path / "root.json"
+    wrong.write_text('{"signed": {}, "signatures": []}')
+    before = device.client.repository()
+    assert "LK-41" in cli(device, "trust", "follow", str(wrong), "--yes").stderr
+    assert device.client.repository() == before

@@ -257,3 +257,38 @@ def refresh(context: click.Context, **options: Any) -> None:
       lenskeep trust refresh --key server.pem --usb
     """
     work().refresh(context, **options)
+
+
+@trust.command()
+@click.argument("root", metavar="ROOT.json", type=FILE)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+def follow(context: click.Context, /, root: Path, yes: bool) -> None:
+    """Make a device follow the repository of this root.
+
+    From then on it imports and activates only what that repository lists, and its own trusted keys no longer count.
+    What runs goes on. Compare the root's fingerprint with its holders before.
+
+    \b
+      lenskeep trust follow 1.root.json
+      lenskeep sync
+    """
+    import hashlib
+
+    from lenskeep.cli.output import Screen, emit
+    from lenskeep.cli.run import run_of
+    from lenskeep.cli.words import clean
+
+    data = root.read_text(encoding="utf-8", errors="replace")
+    run = run_of(context)
+    print_ = hashlib.sha256(data.encode()).hexdigest()
+    if not yes and not run.screen.json:
+        run.screen.note(f"{clean(root.name)}  sha256 {print_[:16]} {print_[16:32]} {print_[32:48]} {print_[48:]}")
+        click.confirm("Follow the repository of this root?", abort=True, err=True)
+    view = run.client().follow_repository(data)
+
+    def human(screen: Screen) -> None:
+        screen.line(f"{screen.mark('good')} {clean(view.device)} follows the repository of this root.")
+        screen.next("lenskeep sync" if view.source else "lenskeep sync --import STICK")
+
+    emit(context, "repository/1", view, human)
