@@ -1,0 +1,128 @@
+"""One call of a device to its fleet and the answer: heartbeat, reported state, telemetry, acknowledgements; and news.
+
+`POST /v1/devices/{id}/sync`, a `Call` as msgpack (`application/msgpack`) or JSON; the answer comes in the same form.
+
+Rules. The device dials out and the connection is held. What must not be lost are `records`: each has a number that
+grows by one on that device (`outbox`), the fleet takes each number once and durably before it answers, and `taken` says
+up to which; the device forgets those and sends the rest again, in any later call. So calls may be repeated, doubled or
+lost without harm. Numbers and not clocks order things. A record that is too large is cut by the device, with a mark;
+nothing is refused for its size. A call without news and without records costs the fleet no statement of SQL.
+With `wait_s` the fleet holds the answer until there is news (a newer repository, a command) or the time is over.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from lenskeep.messages.fleet import Line, Number, Text
+
+MEDIA_MSGPACK = "application/msgpack"
+RECORDS_MAX = 500  # in one call; the rest comes in the next one
+WAIT_S_MAX = 120.0
+
+Ref = Annotated[str, Meta(max_length=130)]  # NAME@VERSION
+
+
+class Window(Struct, frozen=True, kw_only=True, tag="window", omit_defaults=True):
+    """What one version did in one slot over a time span. Sketches are `sketch.Sketch.to_bytes`, by stage."""
+
+    n: Number  # number in the outbox
+    slot: Line
+    bundle: Ref
+    digest: Line  # of the bytes that the loaded session was made from
+    provider: Line
+    start_s: Number  # by the device's clock: a label
+    seconds: Number
+    frames: Number
+    misses: Number = 0
+    outcomes: Annotated[dict[str, int], Meta(max_length=16)] = {}
+    sketches: Annotated[dict[str, bytes], Meta(max_length=16)] = {}
+
+
+class Happening(Struct, frozen=True, kw_only=True, tag="event", omit_defaults=True):
+    """Something that happened on a device: a swap, a rollback, a refusal, a fault, a step of an assignment."""
+
+    n: Number
+    kind: Literal["swap", "rollback", "refusal", "fault", "assignment", "trial", "clock", "lost", "other"]
+    at_ms: Number
+    slot: Line = ""
+    bundle: Ref = ""
+    code: Annotated[str, Meta(max_length=12)] = ""
+    text: Text = ""
+    count: Number = 0  # of `lost`: how many records were dropped because the outbox was full
+
+
+class Vitals(Struct, frozen=True, kw_only=True, tag="vitals", omit_defaults=True):
+    """The device's own state, now and then."""
+
+    n: Number
+    at_ms: Number
+    clock_trusted: bool = True
+    disk_free_mb: Number = 0
+    memory_free_mb: Number = 0
+    load: float = 0.0
+    temperature_c: float | None = None
+    metadata_ends_s: Number = 0  # when the first role of the repository expires
+    certificate_ends_s: Number = 0
+    version: Line = ""  # of Lenskeep
+    hardware: Line = ""  # class of this machine: processor and runtime, as prepared models are keyed
+
+
+Record = Window | Happening | Vitals
+
+
+class SlotNow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a slot stands with what it was assigned; what it *runs* is in the signed report."""
+
+    slot: Line
+    generation: Number = 0  # of the assignment that this is about
+    state: Line = ""  # new | downloading | staged | asked | probation | followed | refused | rolled_back
+    code: Annotated[str, Meta(max_length=12)] = ""
+    reason: Text = ""
+    bundle: Ref = ""  # what really runs
+    digest: Line = ""
+    busy: bool = False  # held, or a person asked that nothing changes now
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What became of a command."""
+
+    id: Annotated[str, Meta(max_length=40)]
+    state: Literal["done", "failed", "refused"]
+    code: Annotated[str, Meta(max_length=12)] = ""
+    text: Text = ""
+
+
+class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a device says."""
+
+    seen: Number = 0  # version of the repository's timestamp that it has verified
+    known: Line = ""  # digest of its last report that the fleet acknowledged; another one comes along when it differs
+    report: Annotated[str, Meta(max_length=262144)] = ""  # signed envelope, when something changed
+    slots: Annotated[list[SlotNow], Meta(max_length=64)] = []
+    records: Annotated[list[Record], Meta(max_length=RECORDS_MAX)] = []
+    done: Annotated[list[Outcome], Meta(max_length=64)] = []
+    wait_s: float = 0.0
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """Something that the fleet asks of a device; nothing that a signature of the repository must allow."""
+
+    id: str
+    kind: Literal["sync", "report", "record", "pause", "resume"]  # pause, resume: follow no assignments for a while
+    text: str = ""
+
+
+class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the fleet says."""
+
+    taken: int  # every record up to this number is durable at the fleet; -1 = none yet
+    newest: int = 0  # version of the repository's timestamp; above `seen` = there is news
+    known: str = ""  # digest of the newest report that it has of this device
+    counter: int = 0  # of that report; a device whose own is not above it goes on above it
+    head_sequence: int = 0  # the newest head of this device's record that was witnessed
+    next_s: float = 60.0  # when to call again, jitter included
+    commands: list[Command] = []
+    neighbours: list[str] = []  # addresses of devices on the same site that serve verified files
