@@ -108,10 +108,14 @@ def revoke_key(
     work: Workspace, key: str, add: Sequence[NamedKey], signers: Sequence[Signer], now_s: float, *, reason: str = ""
 ) -> list[str]:
     """Propose, as urgent, to take a key out of every role; `add` takes its place. Returns the roles it was in."""
-    root, targets = _latest(work, ROOT, now_s).root(), _latest(work, TOP_TARGETS, now_s).targets()
-    roles = {
-        role for role, holder in _everybody(root, targets) if key in (holder.name, holder.id) or _begins(holder, key)
-    }
+    current = state.require(work)
+    proposed = _everybody(_latest(work, ROOT, now_s).root(), _latest(work, TOP_TARGETS, now_s).targets())
+    in_force = (
+        []
+        if current.root is None or current.targets is None
+        else _everybody(current.root.root, current.targets.targets)
+    )
+    roles = {role for role, holder in (*proposed, *in_force) if _is(holder, key)}
     if not roles:
         raise UnknownNameError(f"No role has a key {key!r}.")
     why = f"takes out the key {key}" + (f": {reason}" if reason else "")
@@ -146,8 +150,8 @@ def _exchange(
     root, targets = _latest(work, ROOT, now_s).root(), _latest(work, TOP_TARGETS, now_s).targets()
     unknown = set(remove)
     for role in sorted(roles):
-        unknown &= _exchange_in(root if role in TOP_ROLES else targets, role, add, remove, threshold)
-    if unknown:
+        unknown &= _exchange_in(root if role in TOP_ROLES else targets, role, add, remove, threshold, again=urgent)
+    if unknown and not urgent:
         raise UnknownNameError(f"No key {', '.join(sorted(unknown))} in {', '.join(sorted(roles))}.")
     _check_apart(root, targets)
     if roles & set(TOP_ROLES):
@@ -172,9 +176,19 @@ def _propose_anew(
 
 
 def _exchange_in(
-    delegator: Delegator, role: str, add: Sequence[NamedKey], remove: Sequence[str], threshold: int | None
+    delegator: Delegator,
+    role: str,
+    add: Sequence[NamedKey],
+    remove: Sequence[str],
+    threshold: int | None,
+    *,
+    again: bool,
 ) -> set[str]:
-    """Change a role's keys and return what was to be removed and is not there."""
+    """Change a role's keys and return what was to be removed and is not there.
+
+    Args:
+        again: keys that a waiting proposal has added already are no fault.
+    """
     unknown = set()
     for word in remove:
         found = [holder for holder in documents.holders_of(delegator, role)[1] if _is(holder, word)]
@@ -182,7 +196,8 @@ def _exchange_in(
             delegator.revoke_key(holder.tuf_id, role)
         unknown |= set() if found else {word}
     delegated = delegator.get_delegated_role(role)
-    _add_keys(delegator, role, add)
+    present = {holder.id for holder in documents.holders_of(delegator, role)[1]} if again else set()
+    _add_keys(delegator, role, [key for key in add if key.public.id not in present])
     delegated.threshold = delegated.threshold if threshold is None else threshold
     _check_threshold(role, delegator)
     return unknown

@@ -135,12 +135,11 @@ class Workspace:
             (self.folder / _SCRATCH).mkdir(parents=True, exist_ok=True)
             for name, (source, sha256) in self._copies.items():
                 self._copy(name, source, sha256)
-            flip = [name for name in sorted(self._new, key=self._rank) if self._rank(name)[0] == _FLIP_RANK]
-            if len(flip) > 1:
-                text = msgspec.json.encode({name: self._new[name].decode() for name in flip})
-                self._write([(_FLIP, text)])
             names = sorted(self._new, key=self._rank)
+            flip = {name: self._new[name].decode() for name in names if self._rank(name)[0] == _FLIP_RANK}
             for rank in sorted({self._rank(name) for name in names}):
+                if rank[0] == _FLIP_RANK and len(flip) > 1:
+                    self._write([(_FLIP, msgspec.json.encode(flip))])  # what it names is all there by now
                 self._write([(name, self._new[name]) for name in names if self._rank(name) == rank])
             for name in (*sorted(self._dropped), _FLIP):
                 (self.folder / name).unlink(missing_ok=True)
