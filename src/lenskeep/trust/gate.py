@@ -33,11 +33,11 @@ class Reader:
         self._rules = rules
         self._known: dict[tuple[str, bytes], Document] = {}
 
-    def read(self, role: str, raw: bytes) -> Document:
+    def read(self, role: str, raw: bytes, *, ours: bool = False) -> Document:
         """Raises: MetadataFormatError, RepositoryRulesError."""
         known = self._known.get((role, raw))
         if known is None:
-            known = self._known[role, raw] = read(role, raw, self._rules)
+            known = self._known[role, raw] = read(role, raw, self._rules, ours=ours)
         return known
 
     def stored(self, files: Mapping[str, bytes]) -> Iterator[tuple[str, Document]]:
@@ -47,7 +47,7 @@ class Reader:
             if "/" in file or file_of(role) != file:
                 continue
             try:
-                yield role, self.read(role, raw)
+                yield role, self.read(role, raw, ours=True)
             except TrustError:
                 continue
 
