@@ -26,6 +26,7 @@ from lenskeep.errors import (
 )
 from lenskeep.messages.control import (
     ActivationRequest,
+    Approval,
     AuditEntry,
     Bundle,
     BundleDetail,
@@ -39,8 +40,8 @@ from lenskeep.messages.control import (
     Operation,
     Problem,
     Progress,
-    RecordHead,
-    RecordVerdict,
+    RefuseRequest,
+    SignRequest,
     SlotView,
     Status,
     Token,
@@ -48,6 +49,7 @@ from lenskeep.messages.control import (
     Verification,
     Window,
 )
+from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.messages.runner import CameraState, Picture, Result, TrialCheck, TrialReport
 from lenskeep.trust import chain, recordfile
 
@@ -120,12 +122,23 @@ def report(**changes: Any) -> TrialReport:
     return replace(base, **changes)
 
 
+def approval(**changes: Any) -> Approval:
+    """A version that waits for two people."""
+    base = Approval(
+        id="1f3a9c20", slot="main", bundle="cap-inspect@1.1.0", digest="ab" * 32, state="waiting", by="unix:mara",
+        person="mara", reason="new lot", asked=AT, expires=AT, needed=2, roles=["supervisor", "admin"],
+        meanings=["review", "approval"], own=False, signatures=[], operation="op9",
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
 class PocketDevice:
     """All the parts at once; tests look at and change its plain attributes."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.status_now = status()
+        self.waiting = approval()
         self.slot_now = slot()
         self.stored = {"cap-inspect@1.0.0": bundle(), "cap-inspect@0.9.0": bundle(version="0.9.0")}
         self.known: dict[str, Operation] = {}
@@ -149,7 +162,7 @@ class PocketDevice:
             operations=_Operations(self), importer=_Importer(self), qualifier=_Qualifier(self),
             activator=_Activator(self), views=_Views(self), supervisor=_Supervisor(self), keys=_Keys(self),
             tokens=_Tokens(self), events=_Events(self), metrics=_Metrics(), idempotency=_Idempotency(self),
-            record=_Record(self),
+            record=_Record(self), policy=_Policy(self),
         )  # fmt: skip
 
     def token(self, role: str, name: str = "") -> str:
@@ -400,6 +413,19 @@ class _Tokens(_Part):
 
     async def find(self, secret: str) -> Token | None:
         return self.device.secrets.get(secret)
+
+
+class _Policy(_Part):
+    async def list(self, everything: bool) -> list[Approval]:
+        return [self.device.waiting]
+
+    async def approve(self, slot: str, request: SignRequest, by: str, role: str) -> Approval:
+        self.device.calls.append(("approve", slot, request, by, role))
+        return self.device.waiting
+
+    async def refuse(self, slot: str, request: RefuseRequest, by: str, role: str) -> Approval:
+        self.device.calls.append(("refuse", slot, request, by, role))
+        return self.device.waiting
 
 
 class _Events(_Part):

@@ -29,8 +29,6 @@ from lenskeep.messages.control import (
     Key,
     KeyRequest,
     Operation,
-    RecordHead,
-    RecordVerdict,
     RefuseRequest,
     ResultPage,
     SignRequest,
@@ -43,6 +41,7 @@ from lenskeep.messages.control import (
     Window,
 )
 from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
+from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.messages.repository import RepositoryView, WantedFile
 from lenskeep.messages.runner import CameraState
 

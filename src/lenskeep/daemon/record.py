@@ -32,7 +32,8 @@ from lenskeep.errors import (
     RecordLostError,
     SignatureError,
 )
-from lenskeep.messages.control import Check, RecordHead, RecordVerdict
+from lenskeep.messages.control import Check
+from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.registry import audit
 from lenskeep.registry.audit import StoredHead
 from lenskeep.trust import chain, envelope, recordfile

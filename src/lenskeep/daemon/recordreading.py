@@ -10,7 +10,7 @@ from pathlib import Path
 from lenskeep.bundle.keys import PublicKey
 from lenskeep.database import Database
 from lenskeep.errors import LenskeepError, RecordHeadError
-from lenskeep.messages.control import RecordVerdict
+from lenskeep.messages.record import RecordVerdict
 from lenskeep.registry import audit
 from lenskeep.registry.audit import StoredHead
 from lenskeep.trust import chain, recordfile

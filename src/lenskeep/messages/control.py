@@ -64,7 +64,7 @@ class Operation(_Answer, frozen=True, kw_only=True):
     """Long work that goes on by itself; look again, or wait with `?wait=30`."""
 
     id: str
-    kind: Literal["import", "check", "activate", "rollback", "verify", "sync"]
+    kind: Literal["import", "check", "activate", "rollback", "verify", "sync", "scrub"]
     state: Literal["awaiting_approval", "running", "succeeded", "failed", "rolled_back"]
     subject: str
     started: str
@@ -204,6 +204,31 @@ class Status(_Answer, frozen=True, kw_only=True):
     load: float
     temperature_c: float | None
     daemon_rss_mb: float
+
+
+class DamageView(_Answer, frozen=True, kw_only=True):
+    """A stored file that was not whole, and was set aside."""
+
+    file: str
+    kind: Literal["blob", "prepared"]
+    bundles: list[str]
+    what: str
+    found: str
+    by: str
+
+
+class ScrubView(_Answer, frozen=True, kw_only=True):
+    """How far the slow reading of all stored files is, and what it found."""
+
+    state: Literal["resting", "reading", "paused"]
+    reason: str  # why it is paused
+    files_done: int
+    files_total: int
+    bytes_done: int
+    whole_passes: int
+    finished: str
+    next_s: int  # until the next pass begins, in seconds of service
+    damaged: list[DamageView]
 
 
 class CheckRequest(_Request, frozen=True, kw_only=True):
@@ -350,65 +375,6 @@ class AuditEntry(_Answer, frozen=True, kw_only=True):
     monotonic_ms: int = 0
     boot: str = ""  # which start of the machine `monotonic_ms` counts from
     hash: str = ""
-
-
-class RecordHead(_Answer, frozen=True, kw_only=True):
-    """Up to where the record goes, signed by the device: `envelope` is a DSSE document, kept elsewhere a witness."""
-
-    device: str
-    sequence: int
-    hash: str
-    at: str
-    counter: int
-    key_id: str
-    public_key: str
-    envelope: str
-    witnessed: int = -1  # the newest entry whose head the fleet has acknowledged
-
-
-class RecordFinding(_Answer, frozen=True, kw_only=True):
-    """The first entry that is wrong, and what is wrong."""
-
-    sequence: int
-    kind: Literal[
-        "edited",
-        "missing",
-        "repeated",
-        "reordered",
-        "cut short",
-        "rewritten",
-        "foreign",
-        "head",
-        "unreadable",
-        "unguarded",
-    ]
-    text: str
-
-
-class RecordGap(_Answer, frozen=True, kw_only=True):
-    """Entries that are lost, as the device noted itself when it found out."""
-
-    first: int
-    last: int
-    noted: str
-    text: str
-
-
-class RecordVerdict(_Answer, frozen=True, kw_only=True):
-    """What a verification of the record found. `whole`: nothing was changed, removed, moved or cut off."""
-
-    whole: bool
-    device: str
-    first: int
-    last: int
-    entries: int
-    left_out: int  # entries of which only the digest is shown
-    head_sequence: int  # up to here a head signed by the device vouches
-    head_at: str
-    key_id: str
-    witnesses: int = 0  # heads kept elsewhere that fit
-    gaps: list[RecordGap] = []
-    finding: RecordFinding | None = None
 
 
 class Deployment(_Answer, frozen=True, kw_only=True):

@@ -33,7 +33,7 @@ from msgspec import Meta, Struct
 
 from lenskeep.bundle.keys import PublicKey, Signer
 from lenskeep.errors import RecordHeadError, SignatureError
-from lenskeep.messages.control import RecordFinding, RecordGap
+from lenskeep.messages.record import RecordFinding, RecordGap
 from lenskeep.trust import envelope
 
 BEGIN = "begin record"
@@ -63,8 +63,8 @@ BEFORE_ALL = Point(-1, ZERO_HASH)
 class Facts(Struct, frozen=True, kw_only=True):
     """What one entry says; all of it is hashed."""
 
-    at_ms: int
-    monotonic_ms: int
+    at_ms: Annotated[int, Meta(ge=0, le=253_402_300_799_999)]  # to the end of the year 9999
+    monotonic_ms: Number
     boot: str
     clock_trusted: bool
     actor: str

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from lenskeep.clock import rfc3339
-from lenskeep.messages.control import RecordVerdict
+from lenskeep.messages.record import RecordVerdict
 from lenskeep.trust.chain import BEGIN, Entry
 from lenskeep.trust.identity import fingerprint
 

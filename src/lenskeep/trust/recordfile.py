@@ -17,7 +17,7 @@ from msgspec import Struct
 from lenskeep.bundle.keys import PublicKey, admit
 from lenskeep.clock import rfc3339
 from lenskeep.errors import RecordFormatError, RecordHeadError, RequestError
-from lenskeep.messages.control import RecordGap, RecordVerdict
+from lenskeep.messages.record import RecordGap, RecordVerdict
 from lenskeep.trust import chain
 from lenskeep.trust.chain import BEGIN, Entry, Head, LeftOut, Walk
 

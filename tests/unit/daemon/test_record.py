@@ -21,7 +21,7 @@ from lenskeep.bundle.keys import generate_key
 from lenskeep.clock import Clock
 from lenskeep.database import open_database
 from lenskeep.errors import RecordCutError, RecordHeadError, RecordLostError
-from lenskeep.messages.control import RecordVerdict
+from lenskeep.messages.record import RecordVerdict
 from lenskeep.registry import audit
 from lenskeep.trust import chain, recordfile
 from tests import records

@@ -345,3 +345,19 @@ def test_an_export_verifies_on_a_laptop_that_has_no_device_libraries(tmp_path: P
     spoiled = verify()
     assert spoiled.returncode == 4
     assert json.loads(spoiled.stdout)["data"]["finding"]["sequence"] == 19
+
+
+@pytest.mark.parametrize("at_ms", [-1, 10**15, 2**63, 2**80])
+def test_an_entry_at_a_time_that_no_calendar_has_is_unreadable(lines: list[bytes], at_ms: int) -> None:
+    entry = json.loads(lines[5]) | {"at_ms": at_ms}
+    spoiled = [*lines[:5], json.dumps(entry, separators=(",", ":")).encode() + b"\n", *lines[6:]]
+    finding = recordfile.verify(spoiled).finding
+    assert finding is not None and finding.kind == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\n", b"{}\n", b"[" * 100_000, b"\xff\xfe\n", b"<html>", b'{"kind":"record"}\n']
+)
+def test_a_file_that_is_no_record_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(RecordFormatError):
+        recordfile.verify(data.splitlines(keepends=True))

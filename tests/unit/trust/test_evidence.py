@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lenskeep.messages.control import RecordFinding, RecordVerdict
+from lenskeep.messages.record import RecordFinding, RecordVerdict
 from lenskeep.trust import chain, evidence
 from lenskeep.trust.chain import Entry
 

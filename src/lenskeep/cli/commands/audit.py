@@ -17,7 +17,8 @@ from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
 from lenskeep.cli.words import Exit, clean, moment, plural, short
 from lenskeep.errors import RecordFormatError, RequestError, StorageError
-from lenskeep.messages.control import AuditEntry, RecordHead, RecordVerdict
+from lenskeep.messages.control import AuditEntry
+from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.trust import evidence
 from lenskeep.trust.chain import Entry
 from lenskeep.trust.identity import fingerprint

@@ -10,17 +10,8 @@ from msgspec import Meta, Struct
 from lenskeep.daemon.control.route import Ask, Reply, Route
 from lenskeep.daemon.control.streams import closing, send_events
 from lenskeep.errors import RequestError
-from lenskeep.messages.control import (
-    AuditEntry,
-    Deployment,
-    Event,
-    RecordHead,
-    RecordVerdict,
-    ResultPage,
-    SlotName,
-    Window,
-    result_view,
-)
+from lenskeep.messages.control import AuditEntry, Deployment, Event, ResultPage, SlotName, Window, result_view
+from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.trust import recordfile
 
 Limit = Annotated[int, Meta(ge=1, le=1000)]

@@ -24,8 +24,6 @@ from lenskeep.messages.control import (
     Key,
     KeyRequest,
     Operation,
-    RecordHead,
-    RecordVerdict,
     RefuseRequest,
     SignRequest,
     SlotView,
@@ -36,6 +34,7 @@ from lenskeep.messages.control import (
     Window,
 )
 from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
+from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result
 
