@@ -1103,6 +1103,18 @@ class InferenceError(DeviceError):
     hint = "If it goes on, take the version back: lenskeep rollback."
 
 
+class WeakConfinementError(DeviceError):
+    """A process that reads models keeps more rights than it needs.
+
+    Models are tried and run in processes that give up files, network and system calls first. Here the kernel could not
+    take all of that. The other layers hold, and so does the account that the service runs under.
+    """
+
+    code = "LK-3003"
+    hint = "Boot Linux 6.7 or newer with Landlock: `landlock` must stand in /sys/kernel/security/lsm."
+    retryable = False
+
+
 class CameraError(DeviceError):
     """A camera has a problem.
 

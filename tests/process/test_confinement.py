@@ -292,7 +292,7 @@ def test_a_model_that_kills_stops_or_slows_its_parent_is_refused(prey: Prey, kin
         f"attempt(call, {number['tgkill']}, {me}, {me}, 0)\nattempt(call, {number['tkill']}, {me}, 0)\n"
         f"attempt(os.pidfd_open, {me})\n"
         "import resource, fcntl\n"
-        f"attempt(resource.prlimit, {me}, resource.RLIMIT_CPU, (1, 1))\n"
+        f"attempt(resource.prlimit, {me}, resource.RLIMIT_CPU, (-1, -1))\n"
         f"attempt(os.sched_setaffinity, {me}, [0])\n"
         f"attempt(fcntl.fcntl, 1, fcntl.F_SETOWN, {me})\n"
         "attempt(os.kill, os.getpid(), 0)",
@@ -567,6 +567,15 @@ def test_a_folder_beside_private_things_that_is_made_anew_asks_for_a_new_start(t
         pictures.mkdir()
         assert child.end() == 75
     assert "starts anew" in child.log()
+
+
+@needs_landlock
+def test_the_device_says_what_its_processes_gave_up(device: Any) -> None:
+    device.settle("1.0.0")
+    told = {check.name: check for check in device.client.health()}
+    for name in ("sandbox main", "sandbox trial"):
+        assert told[name].passed and told[name].severity == "info", told[name]
+        assert told[name].text.startswith("no network, files read-only")
 
 
 def test_an_orderly_stop_of_the_device_leaves_no_socket_of_a_slot(device: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.activator import Activator
+from lenskeep.daemon.confinements import Confinements
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
 from lenskeep.daemon.downloads import Downloads
@@ -138,7 +139,9 @@ async def _build(
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
     sync = Sync(config, database, trust, follower, operations, clock, identity, withdrawals)
     # what people see
-    looks = [trust.checks, sync.checks, withdrawals.faults, record.checks]
+    looks = [
+        trust.checks, sync.checks, withdrawals.faults, record.checks, Confinements(supervisor, qualifier).checks,
+    ]  # fmt: skip
     health = Health(database, blobs, clock, stores.notes, looks)
     name = config.device.name or platform.node()
     views = Views(config, name, database, blobs, supervisor, book, metrics, health, clock)

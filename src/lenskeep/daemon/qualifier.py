@@ -40,6 +40,7 @@ from lenskeep.messages.control import CheckRequest, Operation
 from lenskeep.messages.runner import (
     FRAME_BYTES_MAX,
     LENGTH_BYTES,
+    Confinement,
     FromTrial,
     TrialPlan,
     TrialProgress,
@@ -70,6 +71,7 @@ class Qualifier:
         self._clock = clock
         self._limits = limits
         self._one_at_a_time = asyncio.Lock()
+        self.confinement: Confinement | None = None  # what the newest trial gave up before it read its model
 
     async def check(self, request: CheckRequest, by: str) -> Operation:
         """Begin a dry run of an activation; what runs and what is wanted stays as it is."""
@@ -144,6 +146,7 @@ class Qualifier:
         try:
             child = Child(plan, self._places.runtime_dir / f"trial-{operation_id}.json")
             report = await child.run(self._limits.wall_s_max, heard)
+            self.confinement = report.confinement or self.confinement
             if not report.passed or not report.prepared_sha256:  # some models cannot be written down prepared
                 return report, ""
             await asyncio.to_thread(part.replace, self._places.prepared / prepared_file)

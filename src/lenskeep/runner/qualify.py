@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from lenskeep.errors import LenskeepError, ModelHungError
-from lenskeep.messages.runner import TrialPlan, TrialProgress, TrialReport, frame
+from lenskeep.messages.runner import Confinement, TrialPlan, TrialProgress, TrialReport, frame
 from lenskeep.runner import libraries, sandbox
 from lenskeep.runner.confine.policy import confine_trial
 
@@ -49,29 +49,33 @@ def main(arguments: list[str]) -> int:
     plan = msgspec.json.decode(given.plan.read_bytes(), type=TrialPlan)
     model_mb = Path(plan.bundle.model_path).stat().st_size // sandbox.MB + 1
     confinement = confine_trial(plan)  # before any thread, so that it holds for all of them
-    report = _try(plan, reporter, PREPARED_GROWTH * model_mb + 16)
-    reporter.tell(msgspec.structs.replace(report, confinement=confinement))
+    reporter.tell(_try(plan, reporter, confinement, PREPARED_GROWTH * model_mb + 16))
     return 0
 
 
-def _try(plan: TrialPlan, reporter: Reporter, file_max_mb: int) -> TrialReport:
+def _try(plan: TrialPlan, reporter: Reporter, confinement: Confinement, file_max_mb: int) -> TrialReport:
     libraries.settle_libraries()
     from lenskeep.runner.trial import Trial  # heavy: OpenCV and ONNX Runtime
 
-    sandbox.limit(
+    limits = sandbox.limit(
         memory_max_mb=plan.memory_max_mb, threads=plan.threads, cpu_max_s=plan.cpu_max_s, file_max_mb=file_max_mb
     )
 
+    def whole(report: TrialReport) -> TrialReport:
+        """Say with a report how it was come by."""
+        in_force = msgspec.structs.replace(confinement, limits=[*confinement.limits, *limits])
+        return msgspec.structs.replace(report, confinement=in_force)
+
     def hung() -> None:
         message = f"{plan.bundle.ref} used more than {plan.cpu_max_s} s of processor time."
-        reporter.tell(TrialReport(passed=False, code=ModelHungError.code, message=message, checks=[]))
+        reporter.tell(whole(TrialReport(passed=False, code=ModelHungError.code, message=message, checks=[])))
         sandbox.end_at_once()
 
     sandbox.CpuWatch(plan.cpu_max_s, hung).start()
     try:
-        return Trial(plan, reporter.tell, sandbox.status_mb("VmRSS")).run()
+        return whole(Trial(plan, reporter.tell, sandbox.status_mb("VmRSS")).run())
     except LenskeepError as fault:  # the manifest itself
-        return TrialReport(passed=False, code=fault.code, message=str(fault), checks=[])
+        return whole(TrialReport(passed=False, code=fault.code, message=str(fault), checks=[]))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 MB = 1 << 20
 THREAD_SPACE_MB = 80  # of addresses, for a thread's stack and the C library's arena; hardly any of it is memory
 CPU_GRACE_S = 3
+FILES_MAX = 128
 _PR_SET_PDEATHSIG = 1
 _CHECK_EVERY_S = 0.1
 
@@ -28,8 +29,11 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def limit(*, memory_max_mb: int, threads: int, cpu_max_s: int, file_max_mb: int) -> None:
-    """Bound what this process may take from now on, beyond the libraries it has loaded.
+def limit(*, memory_max_mb: int, threads: int, cpu_max_s: int, file_max_mb: int) -> list[str]:
+    """Bound what this process may take from now on, beyond the libraries it has loaded; return the bounds in words.
+
+    Not bounded is the count of processes: the kernel counts all threads of the account, and none of root's. That no
+    process is begun is for `confine`, and threads need addresses.
 
     Args:
         cpu_max_s: of all threads together; `CpuWatch` reports at this time, the kernel ends the process a little later.
@@ -39,7 +43,11 @@ def limit(*, memory_max_mb: int, threads: int, cpu_max_s: int, file_max_mb: int)
     _bound(resource.RLIMIT_AS, space * MB)
     _bound(resource.RLIMIT_CPU, cpu_max_s + CPU_GRACE_S)
     _bound(resource.RLIMIT_FSIZE, file_max_mb * MB)
-    _bound(resource.RLIMIT_CORE, 0)
+    _bound(resource.RLIMIT_NOFILE, FILES_MAX)
+    return [
+        f"{memory_max_mb} MB of memory", f"{cpu_max_s} s of processor time", f"{file_max_mb} MB in a file",
+        f"{FILES_MAX} open files",
+    ]  # fmt: skip
 
 
 def _bound(kind: int, most: int) -> None:
