@@ -144,9 +144,11 @@ class Policy:
             count = f"{len(asked.signatures)} of {demand.approvals}"
             after = f"{asked.state} {count} {request.meaning} as {role} by {person} for {request.digest}"
             await self._note(tx, stored, "approve", by, request.reason, after)
-        await self._operations.await_approval(stored.operation, _waits(stored.id, len(asked.signatures), demand))
         if asked.state == ApprovalState.GRANTED:
+            await self._operations.go_on(stored.operation)
             self.granted.set()
+        else:
+            await self._operations.await_approval(stored.operation, _waits(stored.id, len(asked.signatures), demand))
         self._tell(slot)
         return await self._view(stored.id)
 

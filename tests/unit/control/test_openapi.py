@@ -70,6 +70,8 @@ async def test_every_route_of_the_document_answers(unix, device: PocketDevice):
         "SlotRequest": {}, "HoldRequest": {"held": True}, "PinRequest": {"pinned": True},
         "KeyRequest": {"name": "k", "pem": "x", "patterns": ["*"]}, "RevokeRequest": {"reason": "lost"},
         "TokenRequest": {"name": "t", "role": "viewer"},
+        "SignRequest": {"id": "1f3a9c20", "digest": "ab" * 32, "meaning": "approval", "reason": "seen"},
+        "RefuseRequest": {"id": "1f3a9c20", "reason": "not this lot"},
     }  # fmt: skip
     device.begin("check", "cap-inspect@1.0.0", "test")
     places = {"ref": "cap-inspect@1.0.0", "slot": "main", "camera": "cam-1", "id": ""}
