@@ -135,9 +135,13 @@ class Tokens:
     async def remove(self, id_or_name: str, by: str) -> None:
         """Forget a token; whoever uses it is a stranger from now on."""
         async with self._database.write() as tx:
-            if not await access.remove_token(tx, id_or_name):
+            gone = next((row for row in await access.tokens(tx) if id_or_name in (row["id"], row["name"])), None)
+            if gone is None or not await access.remove_token(tx, id_or_name):
                 raise UnknownNameError(f"No token is named {id_or_name!r}.")
-            await audit.add(tx, self._clock, by=by, action="remove token", subject=id_or_name)
+            await audit.add(
+                tx, self._clock, by=by, action="remove token", subject=gone["name"], before=gone["role"],
+                after="removed",
+            )  # fmt: skip
 
     async def find(self, secret: str) -> Token | None:
         """Return the token that a secret belongs to, unless its time is over.

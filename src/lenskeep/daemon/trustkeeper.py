@@ -321,6 +321,12 @@ class TrustKeeper:
             if known is not None and refusal.roles:
                 kept = {role.name: role for role in known.roles} | {role.name: role for role in refusal.roles}
                 await repository.keep_roles(tx, list(kept.values()))
+                before, after = _roles_text(known.roles), _roles_text(list(kept.values()))
+                if before != after:
+                    await audit.add(
+                        tx, self._clock, by="repository", action="trust", subject="repository", before=before,
+                        after=after, reason=f"{refusal.code} {refusal.message}",
+                    )  # fmt: skip
                 await repository.touch(tx, at_ms=0)  # the look was not finished: the next one is a whole one
 
     def _seen(self) -> Seen:
