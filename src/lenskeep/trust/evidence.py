@@ -22,6 +22,7 @@ from lenskeep.trust.chain import BEGIN, Entry
 from lenskeep.trust.identity import fingerprint
 
 _SIGNED = re.compile(r"signed by (.{1,200}), digest ([0-9a-f]{64})")
+_LONG = re.compile(r"\S{16}(?=\S{4})")
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 # A cell that begins so is taken for a formula by some spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "|", "%")
@@ -30,9 +31,9 @@ STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;color:#16202a;max-width:70rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .4rem;border-bottom:1px solid #b8c2cc}
 table{border-collapse:collapse;width:100%;font-size:.86rem}th,td{text-align:left;vertical-align:top;padding:.25rem .5rem
-.25rem 0;border-bottom:1px solid #dde3e8;unicode-bidi:isolate;overflow-wrap:anywhere}th{color:#4a5763}
-.good,.bad{padding:.6rem .8rem;border-left:.4rem solid;margin:1rem 0}.good{border-color:#1b7f4b;background:#e9f6ef}
-.bad{border-color:#b3261e;background:#fbeae9}code{font:.85em ui-monospace,monospace}dl{display:grid;
+.25rem 0;border-bottom:1px solid #dde3e8;unicode-bidi:isolate}th{color:#4a5763}
+.good,.bad,.open{padding:.6rem .8rem;border-left:.4rem solid;margin:1rem 0}.good{border-color:#1b7f4b;background:#e9f6ef}
+.bad{border-color:#b3261e;background:#fbeae9}.open{border-color:#8a6100;background:#fdf3dc}code{font:.85em ui-monospace,monospace}dl{display:grid;
 grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{color:#4a5763}dd{margin:0;overflow-wrap:anywhere}
 @media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr{break-inside:avoid}thead{display:
 table-header-group}}
@@ -62,8 +63,14 @@ def shown(text: str) -> str:
     )
 
 
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     return html.escape(shown(text), quote=True)
+
+
+def _cell(text: str) -> str:
+    """Escape a text; a long word may be broken where the line ends, a short one is not."""
+    marked = _LONG.sub(lambda part: f"{part[0]}\0", shown(text))  # what is shown holds no NUL of its own
+    return html.escape(marked, quote=True).replace("\0", "<wbr>")
 
 
 def at(entry: Entry) -> str:
@@ -80,7 +87,7 @@ def pack(entries: Sequence[Entry], verdict: RecordVerdict, *, key_given: bool) -
     Args:
         key_given: the device's key came from elsewhere; else it is the one that the export itself names.
     """
-    title = f"Record of {_cell(verdict.device)}"
+    title = f"Record of {_escaped(verdict.device)}"
     yield (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
@@ -105,7 +112,11 @@ def pack(entries: Sequence[Entry], verdict: RecordVerdict, *, key_given: bool) -
 
 
 def _verdict_part(verdict: RecordVerdict, key_given: bool) -> str:
-    if verdict.whole:
+    if verdict.whole and not key_given:
+        said = (
+            "The entries fit each other and the key in the export. Whether that is the device's key is not proved here."
+        )
+    elif verdict.whole:
         said = "Verified: no entry was changed, removed, moved or added, and none is missing at the end."
     elif verdict.finding is not None:
         said = (
@@ -125,7 +136,8 @@ def _verdict_part(verdict: RecordVerdict, key_given: bool) -> str:
         "Key id": verdict.key_id,
     }
     rows = "".join(f"<dt>{_cell(name)}</dt><dd>{_cell(value)}</dd>" for name, value in facts.items())
-    return f'<p class="{"good" if verdict.whole else "bad"}">{_cell(said)}</p>\n<dl>{rows}</dl>\n'
+    look = "good" if verdict.whole and key_given else "open" if verdict.whole else "bad"
+    return f'<p class="{look}">{_cell(said)}</p>\n<dl>{rows}</dl>\n'
 
 
 def _entries_part(heading: str, entries: list[Entry]) -> str:

@@ -71,10 +71,11 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self.text += "" if tag == "wbr" else "\n"
         self.attributes |= {name for name, _ in attrs}
 
     def handle_data(self, data: str) -> None:
-        self.text += f"{data}\n"
+        self.text += data
 
 
 def test_what_ran_is_told_from_when_to_when_with_signer_digest_and_end() -> None:
@@ -108,7 +109,7 @@ def test_hostile_text_in_an_evidence_pack_is_shown_and_does_nothing(hostile: str
     found = entries((hostile, hostile, hostile, hostile, hostile), (hostile, "swapped", "slot " + hostile, "", hostile))
     plain = Seen(page(entries(*LIFE)))
     seen = Seen(page(found, device=hostile))
-    assert seen.tags <= plain.tags | {"table", "td"}
+    assert seen.tags <= plain.tags | {"table", "td", "wbr"}
     assert seen.attributes == plain.attributes
     assert not seen.tags & {"script", "img", "a", "iframe", "link", "form", "object"}
     assert all(letter.isprintable() or letter == "\n" for letter in seen.text)
@@ -133,3 +134,8 @@ def test_a_text_with_quotes_commas_and_lines_stays_one_cell() -> None:
     [entry] = entries(("unix:anna", "activate", "slot main", 'he said "go", then\r\nleft', ""))
     [row] = csv.reader(io.StringIO(evidence.csv_line(entry)))
     assert row[evidence.COLUMNS.index("reason")] == 'he said "go", then\\r\\nleft'
+
+
+def test_a_pack_without_the_devices_key_from_elsewhere_does_not_call_itself_verified() -> None:
+    text = "".join(evidence.pack(entries(*LIFE), verdict(), key_given=False))
+    assert "Verified:" not in text and "is not proved here" in text and "compare the fingerprint" in text

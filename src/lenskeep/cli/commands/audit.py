@@ -115,8 +115,10 @@ def verify(context: click.Context, file: Path | None, key: Path | None, witnesse
 
 def _show_verdict(screen: Screen, verdict: RecordVerdict, key_given: bool) -> None:
     finding = verdict.finding
-    if verdict.whole:
+    if verdict.whole and key_given:
         screen.line(f"{screen.mark('good')} The record of {clean(verdict.device)} is whole.")
+    elif verdict.whole:
+        screen.line(f"{screen.mark('warn')} The record of {clean(verdict.device)} fits itself and the key in it.")
     elif finding is not None:
         screen.line(f"{screen.mark('bad')} The record of {clean(verdict.device)} is not whole.")
         screen.line(f"  First wrong: entry {finding.sequence} ({finding.kind}). {clean(finding.text)}")
