@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -25,6 +26,7 @@ from lenskeep.fleet.authority import FleetAuthority, open_authority
 from lenskeep.fleet.config import FleetConfig, FleetPlaces
 from lenskeep.fleet.devices import DeviceDoor
 from lenskeep.fleet.operators import OperatorDoor
+from lenskeep.fleet.renewal import Renewal
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
 from lenskeep.fleet.store.store import SCHEMA, Store
@@ -69,8 +71,9 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        renewing = asyncio.create_task(_renew(authority, context), name="renew the server's certificate")
-        stack.callback(renewing.cancel)
+        renewal = Renewal(places.repository, config.online.keys, os.environ, store, clock)
+        for loop in (_renew(authority, context), renewal.run()):
+            stack.callback(asyncio.create_task(loop).cancel)
         await stop.wait()
 
 

@@ -48,6 +48,12 @@ class Operators(_Section, frozen=True, kw_only=True):
     group_role: Literal["viewer", "operator", "admin"] = "operator"
 
 
+class Online(_Section, frozen=True, kw_only=True):
+    """[online]"""
+
+    keys: list[str] = []
+
+
 class Certificates(_Section, frozen=True, kw_only=True):
     """[certificates]"""
 
@@ -68,6 +74,7 @@ class FleetConfig(_Section, frozen=True, kw_only=True):
     storage: Storage = Storage()
     devices: Devices = Devices()
     operators: Operators = Operators()
+    online: Online = Online()
     certificates: Certificates = Certificates()
     limits: Limits = Limits()
 

@@ -79,15 +79,15 @@ def _leaf(
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, now_s: float, days: int) -> x509.CertificateBuilder:
     public = certificates.foreign_public(key)
-    begins = datetime.fromtimestamp(now_s - BACKDATED_S, UTC).replace(microsecond=0)
+    now = datetime.fromtimestamp(now_s, UTC).replace(microsecond=0)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(begins + timedelta(days=days))
+        .not_valid_before(now - timedelta(seconds=BACKDATED_S))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
     )
 

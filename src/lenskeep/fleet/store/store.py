@@ -221,6 +221,11 @@ class Store:
             listed = await tx.all("SELECT * FROM device_key WHERE device = ? ORDER BY added_ms", name)
         return rows.detail(row, head, listed)
 
+    async def note_alarm(self, device: str, code: str, text: str, *, now_ms: int) -> None:
+        """Note what a person should look at; an empty name is the fleet itself."""
+        async with self._database.write() as tx:
+            await _alarm(tx, device, code, text, now_ms)
+
     async def alarms(self) -> list[AlarmView]:
         """Return what a person should look at, newest first."""
         async with self._database.read() as tx:
