@@ -60,6 +60,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "history": ("journal", "Show what ran when, why and by whom."),
         "audit": ("audit", "Show, verify and export the record of every change."),
         "op": ("journal", "List and follow long work."),
+        "scrub": ("scrub", "Show whether the stored files are whole, or read them now."),
     },
     "Administration": {
         "identity": ("identity", "Show who this device is; bring its certificate on a stick."),
@@ -73,7 +74,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "bugreport": ("service", "Gather what support needs, without pictures or passwords."),
         "completion": ("service", "Print the completion script of a shell."),
         "version": ("service", "Print the versions of this tool and of the device."),
-        "help": ("service", "Show help: lenskeep help COMMAND, help exit-codes, help roles."),
+        "help": ("service", "Show help: lenskeep help COMMAND, exit-codes or roles."),
     },
 }
 ATTRIBUTES = {"import": "import_", "help": "help_"}

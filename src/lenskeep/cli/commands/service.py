@@ -220,7 +220,7 @@ def _show_roles(screen: Screen) -> None:
 @click.argument("topic", nargs=-1)
 @click.pass_context
 def help_(context: click.Context, topic: tuple[str, ...]) -> None:
-    """Show help: lenskeep help COMMAND, lenskeep help exit-codes, lenskeep help roles.
+    """Show help: lenskeep help COMMAND, exit-codes or roles.
 
     \b
       lenskeep help
