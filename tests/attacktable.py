@@ -16,6 +16,7 @@ from tests.attacks import CASES, GROUPS, NOT_APPLICABLE
 
 DOORS = {
     "tests/journeys": "device",
+    "tests/process/test_fleet": "fleet",
     "tests/process": "trial and runner",
     "tests/unit/trust": "repository",
     "tests/unit": "reader",
@@ -35,13 +36,10 @@ class Proof:
         return self.node.partition("[")[0]
 
     @property
-    def door(self) -> str:
+    def doors(self) -> set[str]:
         """Where the attack came in."""
-        if "stick" in self.node:
-            return "stick"
-        if "network" in self.node or "fleet" in self.node:
-            return "network"
-        return next((door for path, door in DOORS.items() if self.node.startswith(path)), "other")
+        named = {word for word in ("stick", "network") if word in self.node}
+        return named | {next((door for path, door in DOORS.items() if self.node.startswith(path)), "tests")}
 
 
 @dataclass
@@ -92,7 +90,7 @@ def full_table(ledger: Ledger) -> Iterator[str]:
         if not proofs:
             yield f"| {number} | {attack} | — | {NOT_APPLICABLE.get(number, 'MISSING')} | |"
             continue
-        doors = ", ".join(sorted({proof.door for proof in proofs}))
+        doors = ", ".join(sorted(set().union(*(proof.doors for proof in proofs))))
         tests = sorted({proof.test.removeprefix("tests/") for proof in proofs})
         shown = "<br>".join(f"`{test}`" for test in tests)
         yield f"| {number} | {attack} | {doors} | {shown} | {_refused(proofs)} |"

@@ -1,4 +1,4 @@
-"""Every hostile bundle of the attack list's groups A to C as a whole file, for doors that take whole files.
+"""Every hostile bundle of the attack list's groups A to C and E as a whole file, for doors that take whole files.
 
 The unit tests hold the same spoiled parts against the part's own reader; here each is wrapped so that everything around
 it is right, and signed rightly wherever somebody who holds the key could have made it.
@@ -16,12 +16,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from onnx import ModelProto, helper
 
 from lenskeep.bundle import archive, signing
 from lenskeep.bundle.keys import PrivateKey, generate_key
 from lenskeep.trust import envelope
 from tests import tinybundle
-from tests.unit.bundle import test_attacks_archive, test_manifest, test_signing
+from tests.unit.bundle import onnxmodels, test_attacks_archive, test_manifest, test_signing
 
 FILES = tinybundle.parts()
 ORDER = test_signing.ORDER
@@ -44,6 +45,7 @@ def bundles() -> dict[str, bytes]:
         **{f"{name} (statement)": _with_statement(change) for name, change in test_signing.STATEMENTS.items()},
         **{name: tinybundle.pack(sig=_with_der(change)) for name, change in _DER.items()},
         **_signers(),
+        **models(),
     }
 
 
@@ -65,8 +67,8 @@ def _archives() -> dict[str, bytes]:
         "30 over 2 GiB announced": front + archive.header("golden/a.png", (2 << 30) + 100) + bytes(4096),
         "30 last byte of a large file": tinybundle.pack(spoiled, sig=tinybundle.signature(large)),
         "31 100,000 members": _listing([archive.SignedFile(f"f{number}", "00" * 32) for number in range(100_000)]),
-        "31 65 members": _listing([archive.SignedFile(f"f{number}", "00" * 32) for number in range(65)]),
-        **{f"36 {case}": _named(name) for case, name in test_attacks_archive.NAMES.items() if name},
+        "31 members: 65": _listing([archive.SignedFile(f"f{number}", "00" * 32) for number in range(65)]),
+        **{f"36 name with {case}": _named(name) for case, name in test_attacks_archive.NAMES.items() if name},
     }
 
 
@@ -147,3 +149,49 @@ def _by_p384() -> bytes:
     der = ec.generate_private_key(ec.SECP384R1()).sign(pae, ec.ECDSA(hashes.SHA384()))
     document["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(der).decode()
     return json.dumps(document).encode()
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def models() -> dict[str, bytes]:
+    """Bundles that are right in all but their model, which the static scan refuses (group E)."""
+    broken = tinybundle.model_bytes()
+    laughs = {f"f{level}": [f"f{level + 1}"] * 2 for level in range(28)} | {"f28": ["Relu"]}
+    chain = {f"f{level}": [f"f{level + 1}"] for level in range(3000)} | {"f3000": ["Relu"]}
+    foreign = helper.make_node("Surprise", ["x"], ["y"], domain="evil")
+    made: dict[str, bytes | ModelProto] = {
+        "104 external data with dot dot": _external("../../secret"),
+        "105 external data at an absolute path": _external("/etc/shadow"),
+        "106 107 external data beside the model, where a link may lie": _external("soft.bin"),
+        "108 external data from a device": _external("/dev/zero"),
+        "109 external data with an offset that lies": _external("weights.bin", offset="-1", length="9" * 30),
+        "110 dims that lie": _dims(2, 4),
+        "110 negative dims": _dims(-2, -3),
+        "110 dims of 2^33": _dims(1 << 33),
+        "113 endless loop": onnxmodels.loop(growing=False),
+        "114 loop that grows memory": onnxmodels.loop(growing=True),
+        "115 If in If, thirty times": onnxmodels.branch(30),
+        "116 function that calls itself": onnxmodels.functions({"f": ["f"]}),
+        "117 billion laughs of functions": onnxmodels.functions(laughs),
+        "118 chain of functions, three thousand deep": onnxmodels.functions(chain),
+        "119 operator of a foreign domain": onnxmodels.model([foreign], opsets=onnxmodels.OPSETS | {"evil": 1}),
+        "121 future opset": onnxmodels.model(opsets={"": 99}),
+        "122 garbage for a model": b"\x08\x07garbage" * 50,
+        "122 model cut short": broken[:-1],
+        "122 bytes behind the model": broken + b"\xff\xff",
+        "122 empty model": b"",
+    }
+    data = {name: model if isinstance(model, bytes) else model.SerializeToString() for name, model in made.items()}
+    return {name: tinybundle.pack({**FILES, "model.onnx": model}) for name, model in data.items()}
+
+
+def _external(location: str, **entries: str) -> ModelProto:
+    return onnxmodels.with_tensor(onnxmodels.external(onnxmodels.weight(), location, **entries))
+
+
+def _dims(*dims: int) -> ModelProto:
+    tensor = onnxmodels.weight()
+    del tensor.dims[:]
+    tensor.dims.extend(dims)
+    return onnxmodels.with_tensor(tensor)

@@ -22,8 +22,9 @@ from onnx import TensorProto, helper
 
 from lenskeep.bundle.archive import Limits
 from lenskeep.bundle.keys import generate_key
+from lenskeep.bundle.modelcheck import check_model
 from lenskeep.cli.client import Address, Client
-from lenskeep.errors import BundleError, LenskeepError
+from lenskeep.errors import BundleError, BundleFormatError, LenskeepError
 from lenskeep.messages.control import KeyRequest, Operation, ResultView, TokenRequest
 from tests import hostile, runnerchild, tinybundle
 from tests.attacks import named
@@ -32,7 +33,7 @@ from tests.pocketdevice import free_port
 
 BUNDLES = hostile.bundles()
 LIMITS = Limits(total_bytes_max=64 << 20)
-CODES = {"LK-4001", "LK-4002", "LK-4003", "LK-4004", "LK-4010", "LK-4011", "LK-4012"}
+CODES = {"LK-4001", "LK-4002", "LK-4003", "LK-4004", "LK-4010", "LK-4011", "LK-4012", "LK-4020"}
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +96,15 @@ def assert_untouched(device: Device) -> None:
 
 
 def readers_code(data: bytes) -> str:
-    """What the reader alone says of a file, under the keys that the device trusts."""
+    """What the readers alone say of a file, under the keys that the device trusts."""
     weld = tinybundle.trusted(hostile.weld_key(), "weld", patterns=("weld-*",))
+    kept = tinybundle.Kept()
     with pytest.raises(BundleError) as caught:
-        tinybundle.read(data, tinybundle.trust(tinybundle.trusted(tinybundle.key()), weld), limits=LIMITS)
+        trust = tinybundle.trust(tinybundle.trusted(tinybundle.key()), weld)
+        verified = tinybundle.read(data, trust, limits=LIMITS, kept=kept)
+        if not kept.proven["model.onnx"]:  # an empty file cannot be mapped into memory
+            raise BundleFormatError
+        check_model(verified.manifest, kept.proven["model.onnx"])
     return caught.value.code
 
 
