@@ -29,14 +29,22 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "|
 
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;color:#16202a;max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .4rem;border-bottom:1px solid #b8c2cc}
-table{border-collapse:collapse;width:100%;font-size:.86rem}th,td{text-align:left;vertical-align:top;padding:.25rem .5rem
-.25rem 0;border-bottom:1px solid #dde3e8;unicode-bidi:isolate}th{color:#4a5763}
-.good,.bad,.open{padding:.6rem .8rem;border-left:.4rem solid;margin:1rem 0}.good{border-color:#1b7f4b;background:#e9f6ef}
-.bad{border-color:#b3261e;background:#fbeae9}.open{border-color:#8a6100;background:#fdf3dc}code{font:.85em ui-monospace,monospace}dl{display:grid;
-grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{color:#4a5763}dd{margin:0;overflow-wrap:anywhere}
-@media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr{break-inside:avoid}thead{display:
-table-header-group}}
+h1{font-size:1.6rem;margin:0 0 .2rem}
+h2{font-size:1.15rem;margin:2rem 0 .4rem;border-bottom:1px solid #b8c2cc}
+table{border-collapse:collapse;width:100%;font-size:.86rem}
+th,td{text-align:left;vertical-align:top;padding:.25rem .5rem .25rem 0;border-bottom:1px solid #dde3e8}
+td{unicode-bidi:isolate}
+th,dt{color:#4a5763}
+.good,.bad,.open{padding:.6rem .8rem;border-left:.4rem solid;margin:1rem 0}
+.good{border-color:#1b7f4b;background:#e9f6ef}
+.bad{border-color:#b3261e;background:#fbeae9}
+.open{border-color:#8a6100;background:#fdf3dc}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}
+dd{margin:0;overflow-wrap:anywhere}
+@media print{
+body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr{break-inside:avoid}
+thead{display:table-header-group}
+}
 """
 
 Row = tuple[str, ...]
