@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +28,11 @@ from lenskeep.errors import (
     UnknownNameError,
 )
 from lenskeep.messages.control import ActivationRequest, Approval, Operation, TokenRequest
+from tests import tinybundle
 from tests.device import Device
+from tests.journeys.test_sync import FOLLOW, ID, Server, release
 from tests.people import approve, open_port, person, refuse, rewrite
+from tests.repositories import Repository
 
 TWO = 'approvals = 2\napproval_roles = ["supervisor", "admin"]'
 ONE = "approvals = 1"
@@ -396,6 +400,67 @@ def test_slot_that_was_locked_while_another_version_ran_says_so(make_device: Mak
     device.runs("cap-inspect@1.0.0")  # the line is not stopped by a line of configuration
     assert [fault.code for fault in device.slot().faults] == ["LK-1107"]
     assert device.client.status().verdict == "DEGRADED"
+
+
+# --- the fleet ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def assigned(tmp_path: Path, make_device: MakeDevice) -> Iterator[Callable[[str], Device]]:
+    """Make devices that follow a repository which assigns them 1.0.0."""
+    repository = Repository(tmp_path / "repository")
+    repository.keys["acme"] = tinybundle.key()
+    repository.publisher("acme", "cap-*")
+    release(repository, "1.0.0")
+    repository.assign(ID, main="cap-inspect@1.0.0")
+    server = Server(repository.folder)
+
+    def make(slot: str) -> Device:
+        follow = FOLLOW.format(address=server.address, on_withdrawn="alarm").replace("3600", "1")
+        device = make_device(slot=slot, more=f'[device]\nid = "{ID}"\n{follow}')
+        (device.folder / "root.json").write_bytes(repository.root())
+        open_port(device)
+        device.start()
+        return device
+
+    yield make
+    server.close()
+
+
+def test_what_the_fleet_assigns_waits_for_the_same_people(assigned: Callable[[str], Device]) -> None:
+    device = assigned(TWO)
+    found = device.until(lambda: device.slot().waiting, "the assignment waits")
+    assert (found.by, found.bundle) == ("fleet", "cap-inspect@1.0.0")
+    lenskeep(device, "sync")  # asked again by the next look: it is the same request
+    assert device.slot().waiting == found
+    approve(person(device, "mara", "supervisor"), found)
+    assert device.slot().active == ""
+    approve(person(device, "jon", "supervisor"), found)
+    device.runs("cap-inspect@1.0.0", "settled")
+    assert [entry.by for entry in device.client.audit(limit=100) if entry.action == "activate"] == ["fleet"]
+
+
+def test_fleet_does_not_put_into_a_locked_slot_what_is_not_on_its_list(assigned: Callable[[str], Device]) -> None:
+    device = assigned('locked = ["cap-inspect@9.9.9"]')
+    refused = device.until(
+        lambda: [one for one in device.client.repository().assignments if one.state == "refused"],
+        "the assignment is refused",
+    )
+    assert refused[0].code == "LK-1107"
+    assert device.slot().active == "" and activations(device) == 0
+
+
+def test_refusal_of_what_the_fleet_assigned_is_told_to_the_fleet(assigned: Callable[[str], Device]) -> None:
+    device = assigned(ONE)
+    found = device.until(lambda: device.slot().waiting, "the assignment waits")
+    refuse(person(device, "mara", "supervisor"), found, "not validated here")
+    lenskeep(device, "sync")
+    refused = device.until(
+        lambda: [one for one in device.client.repository().assignments if one.state == "refused"],
+        "the assignment is refused",
+    )
+    assert (refused[0].code, "not validated here" in refused[0].reason) == ("LK-1112", True)
+    assert device.slot().waiting is None and device.slot().active == ""
 
 
 # --- in the terminal --------------------------------------------------------------------------------------------------
