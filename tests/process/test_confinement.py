@@ -28,6 +28,7 @@ from lenskeep.runner.confine import callfilter, calls, landlock
 from lenskeep.runner.confine.cameras import Network, network_of
 from tests import models, runnerchild
 from tests.mjpeg_server import MjpegServer
+from tests.process.test_cameras import RtspServer
 from tests.runnerchild import RunnerChild
 
 KINDS = ("trial", "runner")
@@ -514,6 +515,19 @@ def test_a_confined_runner_judges_an_mjpeg_camera_by_number_and_by_name(tmp_path
         with RunnerChild(slot, tmp_path) as child:
             child.more(5)
             assert "TCP to port" in assert_confined(child.beat().confinement).network
+
+
+def test_a_confined_runner_judges_an_rtsp_camera_and_finds_it_again(tmp_path: Path) -> None:
+    with RtspServer() as server:
+        camera = CameraPlan(name="cam", source=server.url, read_timeout_s=0.5, frame_age_max_s=0.5)
+        slot = runnerchild.plan(tmp_path, runnerchild.stored(tmp_path, "1.0.0"), cameras=[camera])
+        with RunnerChild(slot, tmp_path) as child:
+            child.more(5)
+            assert assert_confined(child.beat().confinement).network == f"TCP to port {server.port}"
+            server.send(signal.SIGKILL)
+            child.beat(lambda beat: beat.cameras[0].state == "lost")
+            with RtspServer(server.port):
+                child.more(5)
 
 
 def test_a_confined_runner_judges_a_film_and_reads_the_next_one_of_that_name(tmp_path: Path) -> None:

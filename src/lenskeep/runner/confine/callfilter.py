@@ -11,7 +11,8 @@ import ctypes
 import errno
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lenskeep.runner.confine import calls, kernel
 
@@ -29,8 +30,7 @@ _WHOLE = 0xFFFFFFFF
 Instruction = tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Only:
+class Only(Struct, frozen=True):
     """A call is allowed only when an argument, seen through a mask, is one of these values."""
 
     name: str
@@ -39,8 +39,7 @@ class Only:
     mask: int = _WHOLE
 
 
-@dataclass(frozen=True, slots=True)
-class Never:
+class Never(Struct, frozen=True):
     """A call is refused when an argument is one of these values."""
 
     name: str

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from lenskeep.messages.runner import CameraPlan
 from lenskeep.runner.confine import landlock
@@ -23,8 +24,7 @@ _NAMES = Path("/etc/resolv.conf")
 _VIDEO = Path("/sys/class/video4linux")
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Struct, frozen=True):
     """Whom a process may dial."""
 
     ports: frozenset[int] = frozenset()

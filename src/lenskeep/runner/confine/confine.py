@@ -12,9 +12,10 @@ import os
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+
+from msgspec import Struct
 
 from lenskeep.messages.runner import Confinement
 from lenskeep.runner.confine import callfilter, calls, kernel, landlock
@@ -39,16 +40,12 @@ _FCNTL_SIGNAL_BY_FILE = frozenset({8, 10, 15})
 _EXEC_GAIN = 1
 
 
-_NO_NETWORK = Network()
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """What a process needs from outside, beyond Python and its libraries."""
 
     paths: Mapping[Path, int]
     files: str  # these rights in words
-    network: Network = _NO_NETWORK
+    network: Network = Network()
     serves: bool = False  # a socket that listens already
     renices: bool = False  # raises its own threads again
 
@@ -59,14 +56,13 @@ class Needs:
         return refused + ([] if self.serves else ["accept", "accept4"])
 
 
-@dataclass(slots=True)
-class _Found:
+class _Found(Struct):
     """What came of the steps so far."""
 
     landlock: int = 0
     calls: int = 0
-    limits: list[str] = field(default_factory=list)
-    gaps: list[str] = field(default_factory=list)
+    limits: list[str] = []
+    gaps: list[str] = []
 
 
 def confine(needs: Needs) -> Confinement:
