@@ -107,7 +107,7 @@ def verify(context: click.Context, file: Path | None, key: Path | None, witnesse
         verdict, given = run_of(context).client().verify_record(), True
     else:
         with _lines_of(context, file) as lines:
-            verdict, given = _read(lines, key, witnesses).verdict(), key is not None
+            verdict, given = _read(lines, key, witnesses).verdict(), key is not None or file is None
     emit(context, "record-verdict/1", verdict, lambda screen: _show_verdict(screen, verdict, given))
     if not verdict.whole:
         context.exit(int(Exit.REFUSED))
