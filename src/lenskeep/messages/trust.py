@@ -18,8 +18,9 @@ class Look(_Message, frozen=True, kw_only=True):
     """Verify the repository's newest metadata against what is trusted so far, and look some targets up in it.
 
     `stored` holds the metadata that was verified before, by file name: `root.json` (the newest one), `timestamp.json`,
-    `snapshot.json`, `targets.json` and delegated roles as `ROLE.json`. `bootstrap` is the root that the device was
-    provisioned with. `offline` asks nothing of the source: only what is stored is judged.
+    `snapshot.json`, `targets.json` and delegated roles as `ROLE.json`, and the assignment as `devices/DEVICE.json`.
+    `bootstrap` is the root that the device was provisioned with. `offline` asks nothing of the source: only what is
+    stored is judged.
     """
 
     bootstrap: bytes
@@ -28,6 +29,7 @@ class Look(_Message, frozen=True, kw_only=True):
     device: str = ""  # look `devices/DEVICE.json` up and fetch it
     paths: list[str] = []  # further target paths to look up, e.g. `models/cap-inspect/1.1.0.lkb`
     offline: bool = False
+    partly: bool = False  # a publisher's role that is refused costs its own paths only: `Verdict.unproven`
 
 
 class Want(_Message, frozen=True, kw_only=True):
@@ -79,7 +81,16 @@ class Listing(_Message, frozen=True, kw_only=True):
     length_bytes: int
     sha256: str
     keys: list[str]  # PEM texts of the role's keys
-    expires_s: float  # the earliest expiry among timestamp, snapshot, targets and the role
+    expires_s: float  # the earliest expiry among root, timestamp, snapshot, targets and the role
+
+
+class Unproven(_Message, frozen=True, kw_only=True):
+    """A path about which nothing can be said now, because a role on the way to it is refused."""
+
+    path: str
+    role: str
+    code: str
+    message: str
 
 
 class Verdict(_Message, frozen=True, kw_only=True):
@@ -91,6 +102,7 @@ class Verdict(_Message, frozen=True, kw_only=True):
     delegations: list[Delegation]
     listings: list[Listing]
     unlisted: list[str]  # paths that were asked for and that nobody lists
+    unproven: list[Unproven] = []  # neither listed nor unlisted
     assignment: bytes | None = None  # the verified bytes of `devices/DEVICE.json`
 
 

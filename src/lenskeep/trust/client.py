@@ -29,11 +29,12 @@ from lenskeep.errors import (
     MetadataRollbackError,
     MetadataSignatureError,
     MetadataTooLargeError,
+    SourceError,
     StorageError,
     StorageFullError,
     TrustError,
 )
-from lenskeep.messages.trust import Listing, Look, Refusal, Verdict
+from lenskeep.messages.trust import Listing, Look, Refusal, Unproven, Verdict
 from lenskeep.trust import names
 from lenskeep.trust.assignment import ASSIGNMENT_BYTES_MAX
 from lenskeep.trust.gate import Gate, Reader, file_of
@@ -77,6 +78,7 @@ class _Look:
         self._before: dict[str, Document] = {}  # what was stored and can be read
         self._after: dict[str, Document] = {}  # what python-tuf trusts when it has worked
         self._answers: dict[str, TargetFile | None] = {}  # what it says about the paths
+        self._unproven: dict[str, Unproven] = {}
         self._proven: Proven | None = None
 
     def run(self) -> Verdict | Refusal:
@@ -92,7 +94,7 @@ class _Look:
         except _RoleFault as found:
             return self._refusal(found.fault, found.role)
         except LenskeepError as fault:
-            return self._refusal(fault, self._proven.asked if self._proven else self._gate.role)
+            return self._refusal(fault, self._asked())
 
     # --- before -----------------------------------------------------------------------------------------------------
 
@@ -122,7 +124,9 @@ class _Look:
                 )
                 updater.refresh()
                 for path in self._paths():
-                    self._answers[path] = updater.get_targetinfo(path)
+                    self._gate.document = None
+                    with self._sparing(path), self._translated():
+                        self._answers[path] = updater.get_targetinfo(path)
             finally:
                 self._after = self._trusted_files(metadata)
 
@@ -143,14 +147,36 @@ class _Look:
         device = self._request.device
         return [*([names.device_path(device)] if device else []), *self._request.paths]
 
+    @contextmanager
+    def _sparing(self, path: str) -> Iterator[None]:
+        """In a look that may end partly, let a publisher's role that is refused cost its own paths only."""
+        try:
+            yield
+        except (_RoleFault, TrustError) as found:
+            fault, role = (found.fault, found.role) if isinstance(found, _RoleFault) else (found, self._asked())
+            if not isinstance(fault, TrustError) or isinstance(fault, SourceError) or not self._spared(path):
+                raise
+            self._unproven[path] = Unproven(path=path, role=role, code=fault.code, message=str(fault))
+
+    def _spared(self, path: str) -> bool:
+        return self._request.partly and path in self._request.paths
+
+    def _asked(self) -> str:
+        """Return the role that was asked for last."""
+        return self._proven.asked if self._proven else self._gate.role
+
     # --- judging ----------------------------------------------------------------------------------------------------
 
     def _verdict(self) -> Verdict:
         proven = self._proven = Proven(self._after, again=self._request.offline)
         proven.top()
-        found = {path: proven.lists(path) for path in self._paths()}
+        found: dict[str, Listing | None] = {}
+        for path in self._paths():
+            with self._sparing(path):
+                if path not in self._unproven:
+                    found[path] = proven.lists(path)
         if not self._request.offline:
-            self._require_current(proven)
+            self._require_current(proven, found)
             self._require_agreement(found)
         timestamp = proven[names.TIMESTAMP].body
         assert isinstance(timestamp, TimestampBody)
@@ -158,19 +184,28 @@ class _Look:
         return Verdict(
             roles=proven.views(), issued_s=timestamp.issued_s, stored=self._stored(proven, assignment),
             delegations=proven.delegations(),
-            listings=[listing for path in self._request.paths if (listing := found[path]) is not None],
-            unlisted=[path for path in self._request.paths if found[path] is None], assignment=assignment,
+            listings=[one for path in self._request.paths if (one := found.get(path)) is not None],
+            unlisted=[path for path in self._request.paths if path in found and found[path] is None],
+            unproven=list(self._unproven.values()), assignment=assignment,
         )  # fmt: skip
 
-    def _require_current(self, proven: Proven) -> None:
+    def _require_current(self, proven: Proven, found: dict[str, Listing | None]) -> None:
         """Refuse what has expired by the time we were given, and what is older than what was stored."""
         now_s = max(self._request.now_s, _issued_s(proven))
         rotated = self._rotated(proven[names.ROOT])
         for role in proven.roles:
             fault = self._stale(proven, role, now_s, rotated=rotated)
-            if fault is not None:
+            if fault is None:
+                continue
+            behind = [path for path in found if role in proven.ways[path]]
+            if not all(self._spared(path) for path in behind) or role in names.TOP_ROLES:
                 self._forget_from(role, proven)
                 raise _RoleFault(fault, role)
+            for path in behind:
+                del found[path]
+                self._unproven[path] = Unproven(path=path, role=role, code=fault.code, message=str(fault))
+            self._as_before(role)
+            proven.forget(role)
 
     def _stale(self, proven: Proven, role: str, now_s: float, *, rotated: bool) -> TrustError | None:
         document, before = proven[role], self._before.get(role)
@@ -196,9 +231,12 @@ class _Look:
     def _forget_from(self, role: str, proven: Proven) -> None:
         """Leave a role that is refused, and all that follows from it, as they were stored; a root stays."""
         for later in proven.roles[max(1, proven.roles.index(role)) :]:
-            self._after.pop(later)
-            if later in self._before:
-                self._after[later] = self._before[later]
+            self._as_before(later)
+
+    def _as_before(self, role: str) -> None:
+        self._after.pop(role)
+        if role in self._before:
+            self._after[role] = self._before[role]
 
     def _assignment(self, found: Mapping[str, Listing | None]) -> bytes | None:
         """Return the bytes of this device's assignment: as stored when they are still the ones, else fetched."""
@@ -284,6 +322,7 @@ class _Look:
         elif isinstance(error, exceptions.DownloadError):
             fault = MetadataMissingError(f"{role} cannot be had: {error}.")
         else:
+            role = role if document is not None else names.SNAPSHOT  # no file was asked for: the snapshot names none
             fault = MetadataMismatchError(f"{role} does not fit the repository's other files: {error}.")
         return _RoleFault(fault, role)
 

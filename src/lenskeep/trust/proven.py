@@ -51,6 +51,7 @@ class Proven:
         self._documents = documents
         self._again = again
         self.asked = names.ROOT  # the role that was asked for last
+        self.ways: dict[str, set[str]] = {}  # path -> the roles on the way to it
         self._speakers: dict[str, tuple[str, Role, Document]] = {}  # role -> who speaks for it, as what, and itself
 
     def __contains__(self, role: str) -> bool:
@@ -74,7 +75,7 @@ class Proven:
 
         Raises: TrustError when a role on the way is not proved.
         """
-        waiting, visited = [(names.TOP_TARGETS, names.ROOT)], set[str]()
+        waiting, visited = [(names.TOP_TARGETS, names.ROOT)], self.ways.setdefault(path, set())
         while waiting:
             role, speaker = waiting.pop()
             if role in visited:
@@ -103,6 +104,10 @@ class Proven:
         except TrustError:
             return False
         return True
+
+    def forget(self, role: str) -> None:
+        """Leave a role out that turned out to be no good."""
+        del self._speakers[role]
 
     def views(self) -> list[RoleView]:
         """Return the proved roles as they are trusted now."""

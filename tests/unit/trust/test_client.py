@@ -181,3 +181,70 @@ def test_an_assignment_is_fetched_again_only_when_it_changed(forger: Forger, tmp
     verdict = seen(forger.look(first.stored, device="cam-1"), source, tmp_path / "2")
     assert verdict.assignment == data
     assert source.asked[-1].startswith(f"{names.TARGETS}/devices/")
+
+
+SPOILT = {
+    "LK-4101": lambda forger: forger.put("lid-team", keys=forger.keys["cap-team"]),
+    "LK-4102": lambda forger: forger.put("lid-team", forger.sign(
+        forger.signed["lid-team"] | {"expires": forger.words("", days=-1)["expires"]}, forger.keys["lid-team"])),
+    "LK-4104": lambda forger: forger.file("lid-team").unlink(),
+    "LK-4105": lambda forger: forger.put("lid-team", b" " * 6_000_000),
+    "LK-4106": lambda forger: forger.put("lid-team", b"<html>"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def two(forger: Forger) -> Forger:
+    """A repository with a second publisher."""
+    forger.delegate("lid-team", ["models/lid-*/*"])
+    forger.add("lid-team", "models/lid-inspect/1.0.0.lkb", b"another bundle")
+    forger.publish("targets", "lid-team")
+    return forger
+
+
+@pytest.mark.parametrize("code", SPOILT)
+def test_in_a_look_that_may_end_partly_a_publisher_that_is_refused_costs_its_own_models_only(
+    two: Forger, tmp_path: Path, code: str
+) -> None:
+    paths = ["models/lid-inspect/1.0.0.lkb", MODEL, "models/lid-inspect/2.0.0.lkb"]
+    SPOILT[code](two)
+    source = FolderSource(two.folder)
+    whole = look(two.look(device="cam-1", paths=paths), source, tmp_path / "1")
+    assert isinstance(whole, Refusal)
+    assert (whole.code, whole.role) == (code, "lid-team")
+    verdict = seen(two.look(device="cam-1", paths=paths, partly=True), source, tmp_path / "2")
+    assert [listing.path for listing in verdict.listings] == [MODEL]
+    assert (verdict.unlisted, verdict.assignment is not None) == ([], True)
+    assert [(one.path, one.role, one.code) for one in verdict.unproven] == [
+        (path, "lid-team", code) for path in paths if path != MODEL
+    ]
+    assert "lid-team.json" not in verdict.stored
+    assert "lid-team" not in versions(verdict)
+    offline = seen(two.look(verdict.stored, paths=paths, partly=True, offline=True), Unasked(), tmp_path / "3")
+    assert {one.code for one in offline.unproven} == {"LK-4104"}
+
+
+def test_a_publisher_that_expired_by_the_floor_costs_its_own_models_only_and_keeps_its_version(
+    two: Forger, tmp_path: Path
+) -> None:
+    two.signed["lid-team"]["expires"] = two.words("", days=2)["expires"]
+    two.publish("lid-team")
+    source, paths = FolderSource(two.folder), ["models/lid-inspect/1.0.0.lkb", MODEL]
+    first = seen(two.look(paths=paths), source, tmp_path / "1")
+    two.publish("lid-team")
+    later = two.look(first.stored, paths=paths, partly=True, now_s=two.now_s + 3 * DAY_S)
+    verdict = seen(later, source, tmp_path / "2")
+    assert [(one.role, one.code) for one in verdict.unproven] == [("lid-team", "LK-4102")]
+    assert [listing.path for listing in verdict.listings] == [MODEL]
+    assert verdict.stored["lid-team.json"] == first.stored["lid-team.json"]
+
+
+@pytest.mark.parametrize("role", ["root", "timestamp", "snapshot", "targets", "director"])
+def test_every_other_role_that_is_refused_ends_a_look_that_may_end_partly(
+    two: Forger, tmp_path: Path, role: str
+) -> None:
+    two.publish()
+    two.put(role, keys=two.keys["cap-team"])
+    answer = look(two.look(device="cam-1", paths=[MODEL], partly=True), FolderSource(two.folder), tmp_path / "work")
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.role) == ("LK-4101", role)

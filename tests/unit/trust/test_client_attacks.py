@@ -368,7 +368,7 @@ def test_a_role_gone_from_the_snapshot_is_refused(forger: Forger, device: Device
 def test_a_role_that_the_snapshot_never_named_is_refused(forger: Forger, tmp_path: Path) -> None:
     del forger.signed["snapshot"]["meta"]["cap-team.json"]
     forger.put("snapshot")
-    Device(forger, tmp_path / "new").refuses(MISMATCH)
+    Device(forger, tmp_path / "new").refuses(MISMATCH, role="snapshot")
 
 
 @pytest.mark.attack(86, 90)
