@@ -49,9 +49,12 @@ from lenskeep.messages.control import (
     Verification,
     Window,
 )
+from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
 from lenskeep.messages.record import RecordHead, RecordVerdict
+from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result, TrialCheck, TrialReport
-from lenskeep.trust import chain, recordfile
+from lenskeep.trust import certificates, chain, recordfile
+from lenskeep.trust.identity import fingerprint
 
 JPEG = bytes.fromhex("ffd8ffd9")
 AT = "2026-11-20T06:02:00Z"
@@ -162,7 +165,8 @@ class PocketDevice:
             operations=_Operations(self), importer=_Importer(self), qualifier=_Qualifier(self),
             activator=_Activator(self), views=_Views(self), supervisor=_Supervisor(self), keys=_Keys(self),
             tokens=_Tokens(self), events=_Events(self), metrics=_Metrics(), idempotency=_Idempotency(self),
-            record=_Record(self), policy=_Policy(self),
+            record=_Record(self), policy=_Policy(self), sync=_Sync(self), trust=_Trust(self),
+            identity=_Identity(self), reporter=_Reporter(self),
         )  # fmt: skip
 
     def token(self, role: str, name: str = "") -> str:
@@ -479,6 +483,56 @@ def _facts(action: str, subject: str) -> chain.Facts:
         at_ms=1_795_154_520_000, monotonic_ms=60_000, boot="", clock_trusted=True, actor="unix:root", action=action,
         subject=subject, reason="", before="", after="",
     )  # fmt: skip
+
+
+class _Sync(_Part):
+    """A device that follows no repository."""
+
+    async def begin(self, request: SyncRequest, by: str) -> Operation:
+        return self.device.begin("sync", request.source or "fleet", by)
+
+    def courier(self, operation_id: str) -> Any:
+        raise UnknownNameError(f"No sync {operation_id!r} waits for files.")
+
+    async def view(self) -> RepositoryView:
+        return RepositoryView(
+            follows=False, device="cam-07", source="", checked="", roles=[], assignments=[], withdrawn=[], faults=[]
+        )
+
+    def ask(self) -> None:
+        self.device.calls.append(("sync",))
+
+
+class _Trust(_Part):
+    async def follow(self, root: bytes, by: str) -> None:
+        self.device.calls.append(("follow", by))
+
+
+class _Identity(_Part):
+    """A device that belongs to no fleet, with the key that signs its record."""
+
+    def view(self) -> IdentityView:
+        key = _Record.key.public
+        return IdentityView(
+            device="cam-07", key_id=key.id, fingerprint=fingerprint(key.id), enrolled=False, public_key=key.pem
+        )
+
+    async def request(self) -> CertificateRequestView:
+        csr = certificates.write_request(_Record.key, "cam-07")
+        return CertificateRequestView(device="cam-07", fingerprint=self.view().fingerprint, csr=csr)
+
+    async def install(self, ask: InstallRequest, by: str) -> IdentityView:
+        self.device.calls.append(("install", by))
+        return self.view()
+
+    async def enrol(self, ask: EnrolRequest, by: str) -> IdentityView:
+        self.device.calls.append(("enrol", ask.url, by))
+        return self.view()
+
+
+class _Reporter(_Part):
+    async def signed(self) -> SignedReport:
+        return SignedReport(device="cam-07", counter=1, envelope="{}")
 
 
 class _Metrics:

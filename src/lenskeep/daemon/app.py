@@ -37,10 +37,13 @@ from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart
 from lenskeep.daemon.policy import Policy
 from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
+from lenskeep.daemon.quiet import Quiet
+from lenskeep.daemon.recheck import Recheck
 from lenskeep.daemon.record import Record
 from lenskeep.daemon.recovery import Recovery
 from lenskeep.daemon.reporter import Reporter
 from lenskeep.daemon.scrape import Scrape
+from lenskeep.daemon.scrubber import Scrubber
 from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.stores import Stores, open_stores
 from lenskeep.daemon.supervisor import Supervisor
@@ -51,6 +54,7 @@ from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
 from lenskeep.daemon.views import Views
 from lenskeep.daemon.withdrawals import Withdrawals
+from lenskeep.messages.control import CheckRequest
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
 from lenskeep.trust.identity import device_id, load_or_make_key
 
@@ -74,6 +78,8 @@ class House:
     policy: Policy
     trust: TrustKeeper
     timekeeper: Timekeeper
+    scrubber: Scrubber
+    recheck: Recheck
     follower: Follower
     sync: Sync
     reporter: Reporter
@@ -124,14 +130,22 @@ async def _build(
     trust = TrustKeeper(database, clock, places.trust, device, root)
     # from a file to a version that has proved itself
     qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial, trust)
-    importer = Importer(config, database, blobs, plans, qualifier, operations, events, clock, trust)
+    scrubber = Scrubber(config.storage, places, database, blobs, plans, operations, events, clock)
+    importer = Importer(config, database, blobs, plans, qualifier, operations, events, clock, trust, scrubber)
     # what slots run
     metrics = Metrics(stores.windows, events, clock, config.metrics)
     supervisor = Supervisor(config, places, plans, metrics, events, clock, head_starts)
     book = SlotBook(database, plans, metrics, operations, events, clock, config.probation, names)
-    recovery = Recovery(book, operations, after_orderly_stop=stores.orderly)
     policy = Policy(database, operations, events, clock, config.slot)
-    activator = Activator(database, book, qualifier, supervisor, metrics, operations, config.probation, trust, policy)
+    recheck = Recheck(database, blobs, trust, scrubber, policy, events, clock)
+    recovery = Recovery(book, operations, recheck, after_orderly_stop=stores.orderly)
+    activator = Activator(
+        database, book, qualifier, supervisor, metrics, operations, config.probation, trust, policy,
+        recheck,
+    )  # fmt: skip
+    quiet = Quiet(qualifier, supervisor, metrics)
+    scrubber.busy = lambda: quiet.why_not(clock.monotonic_s())
+    scrubber.try_again = lambda ref: qualifier.check(CheckRequest(bundle=ref), "device")
     # level with the repository
     follower = Follower(
         database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust, names
@@ -140,7 +154,8 @@ async def _build(
     sync = Sync(config, database, trust, follower, operations, clock, identity, withdrawals)
     # what people see
     looks = [
-        trust.checks, sync.checks, withdrawals.faults, record.checks, Confinements(supervisor, qualifier).checks,
+        trust.checks, sync.checks, withdrawals.faults, record.checks, identity.checks, scrubber.checks,
+        Confinements(supervisor, qualifier).checks,
     ]  # fmt: skip
     health = Health(database, blobs, clock, stores.notes, looks)
     name = config.device.name or platform.node()
@@ -151,11 +166,13 @@ async def _build(
         supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
         metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
         record=record, sync=sync, trust=trust, policy=policy, identity=identity, reporter=reporter,
+        scrubber=scrubber,
     )  # fmt: skip
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
         sync=sync, reporter=reporter, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
+        scrubber=scrubber, recheck=recheck,
     )  # fmt: skip
 
 
@@ -164,6 +181,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     await house.record.begin(config, starts=stores.start, orderly=stores.orderly)
     await house.trust.begin()
     await house.timekeeper.begin()
+    await house.scrubber.begin()
     await house.identity.begin()
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
@@ -182,6 +200,8 @@ def _loops(
         "sync": house.sync.run(house.reporter.send),
         "record": house.record.run(),
         "timekeeper": house.timekeeper.run(),
+        "scrubber": house.scrubber.run(),
+        "recheck": house.recheck.at_start(),
         "identity": house.identity.run(),
         "resume": house.qualifier.resume("device"),
         "watchdog": _feed_watchdog(house.supervisor, notifier),

@@ -22,8 +22,17 @@ from msgspec import Struct
 from lenskeep.bundle.keys import PrivateKey
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.daemon import fleetline
+from lenskeep.daemon.problems import fault_check
 from lenskeep.database import Database
-from lenskeep.errors import FleetNotProvenError, LenskeepError, NotEnrolledError, RequestError, StorageError
+from lenskeep.errors import (
+    CertificateError,
+    FleetNotProvenError,
+    LenskeepError,
+    NotEnrolledError,
+    RequestError,
+    StorageError,
+)
+from lenskeep.messages.control import Check
 from lenskeep.messages.fleet import (
     AuthorityView,
     CertificateAsk,
@@ -42,6 +51,8 @@ MEMBERSHIP_FILE, CHAIN_FILE = "membership.json", "device.crt"
 REPORT_COUNTER = "report"
 RENEWAL_LOOK_S = 6 * 3600.0
 RENEWAL_AGAIN_S = 600.0
+
+_ENROL_AGAIN = "Enrol it again: lenskeep enrol URL --token TOKEN, or by stick: lenskeep identity csr STICK."
 
 MakeReport = Callable[[str, int], DeviceReport]  # device, counter -> what is said
 
@@ -117,6 +128,16 @@ class Identity:
             certificate_renews=rfc3339(member.renew_s) if member else "",
             fault=f"{self.fault.code} {self.fault}" if self.fault else "", public_key=self.key.public.pem,
         )  # fmt: skip
+
+    async def checks(self) -> list[Check]:
+        """Return what people should look at."""
+        if self.fault is not None:
+            return [fault_check("identity", self.fault, "warn")]
+        member = self._membership
+        if member is None or self._clock.now_s() < member.ends_s or not self._clock.trusted():
+            return []
+        over = CertificateError("This device's certificate is over; the fleet does not let it in.", hint=_ENROL_AGAIN)
+        return [fault_check("identity", over, "warn")]
 
     # --- becoming a member ----------------------------------------------------------------------------------------
 
