@@ -55,6 +55,8 @@ class Storage(_Section, frozen=True, kw_only=True):
     runtime_dir: str = ""
     free_mb_min: NatNumber = 200
     keep_versions: NatNumber = 5
+    scrub_mb_s: Positive = 4.0
+    scrub_days: Positive = 7.0
 
 
 class Limits(_Section, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ from lenskeep.messages.control import (
     Operation,
     RefuseRequest,
     ResultPage,
+    ScrubView,
     SignRequest,
     SlotView,
     Status,
@@ -131,6 +132,14 @@ class Client:
 
     def hold(self, slot: str, held: bool) -> SlotView:
         return self._wire.send("PUT", f"/v1/slots/{_part(slot)}/hold", control.HoldRequest(held=held), SlotView)
+
+    # --- stored files ---------------------------------------------------------------------------------------------
+
+    def scrub(self) -> ScrubView:
+        return self._wire.get("/v1/scrub", ScrubView)
+
+    def start_scrub(self) -> Operation:
+        return self._wire.decode(self._wire.ask("POST", "/v1/scrubs"), Operation)
 
     # --- the repository -------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.policy import Pending, Policy
 from lenskeep.daemon.qualifier import Qualifier, fault_of
+from lenskeep.daemon.recheck import Recheck
 from lenskeep.daemon.slotbook import DEVICE, SlotBook, budget_ms
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.trustkeeper import TrustKeeper
@@ -61,7 +62,9 @@ class Activator:
     def __init__(
         self, database: Database, book: SlotBook, qualifier: Qualifier, supervisor: Supervisor, metrics: Metrics,
         operations: Operations, probation: Probation, trust: TrustKeeper, policy: Policy,
+        recheck: Recheck,
     ) -> None:  # fmt: skip
+        self._recheck = recheck
         self._policy = policy
         self._trust = trust
         self._database = database
@@ -247,9 +250,13 @@ class Activator:
     async def _swap(self, slot: StoredSlot) -> None:
         process = self._supervisor.process(slot.name)
         wanted = await self._book.plans.bundle_ref(slot.wanted)
-        self._operations.progress(slot.operation, "prepare", 0, 0, "")
         process.say(Hold(held=slot.held))
         try:
+            self._operations.progress(slot.operation, "verify", 0, 0, "")
+            await self._recheck.require_signed(slot.wanted)
+            if (await self._book.get(slot.name)).operation != slot.operation:
+                return  # taken back meanwhile
+            self._operations.progress(slot.operation, "prepare", 0, 0, "")
             swapped = await process.exchange(Swap(op=slot.operation, bundle=wanted), self._exchange_max_s(slot))
         except LenskeepError as error:
             if process.connected.is_set() and await self._book.unwish(
@@ -298,8 +305,15 @@ class Activator:
         previous = await self._book.plans.bundle_ref(slot.previous)
         process = self._supervisor.process(slot.name)
         beat = process.beat
+        message: Back | Swap = Back(op=operation)
+        # a warm version runs from bytes that were hashed when they were loaded; no disk is waited for
         warm = beat is not None and (beat.previous, beat.previous_digest) == (previous.ref, previous.model_sha256)
-        message = Back(op=operation) if warm else Swap(op=operation, bundle=previous)
+        if not warm:
+            whole = await self._recheck.way_back(slot.name, slot.previous, never=slot.active)
+            slot = msgspec.structs.replace(slot, previous=whole)
+            message = Swap(op=operation, bundle=await self._book.plans.bundle_ref(whole))
         swapped = await process.exchange(message, self._exchange_max_s(slot))
         await self._book.went_back(slot, event, by, reason)
+        if warm:
+            self._operations.aside(self._recheck.look_after(slot.previous), f"look after {previous.ref}")
         return swapped

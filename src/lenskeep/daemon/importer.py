@@ -8,6 +8,7 @@ nothing visible, and what lies around is removed at once or at the next start.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -22,15 +23,23 @@ from lenskeep.daemon.events import Events
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.qualifier import Qualifier
+from lenskeep.daemon.scrubber import Scrubber
 from lenskeep.daemon.sources import RepositorySource
 from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.database import Database, Transaction
-from lenskeep.errors import BundleFormatError, DeviceError, InUseError, LenskeepError, LimitExceededError
+from lenskeep.errors import (
+    BlobDamagedError,
+    BundleFormatError,
+    DeviceError,
+    InUseError,
+    LenskeepError,
+    LimitExceededError,
+)
 from lenskeep.lifecycle import BundleEvent, BundleState
 from lenskeep.messages.control import Operation, Verification
 from lenskeep.registry import audit, bundles, slots
 from lenskeep.registry.blobs import MEBIBYTE, Blobs, Staging
-from lenskeep.registry.bundles import StoredBundle
+from lenskeep.registry.bundles import StoredBundle, StoredFile
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +60,9 @@ class Importer:
 
     def __init__(
         self, config: Config, database: Database, blobs: Blobs, plans: Plans, qualifier: Qualifier,
-        operations: Operations, events: Events, clock: Clock, trust: TrustKeeper,
+        operations: Operations, events: Events, clock: Clock, trust: TrustKeeper, scrubber: Scrubber,
     ) -> None:  # fmt: skip
+        self._scrubber = scrubber
         self._trust = trust
         self._config = config
         self._database = database
@@ -144,6 +154,7 @@ class Importer:
                     tx, self._clock, by=by, action="import", subject=bundle.ref, before=before.state if before else "",
                     after=bundle.state, reason=f"signed by {verified.signer}, digest {verified.digest}",
                 )  # fmt: skip
+        await self._scrubber.renewed({file.sha256 for file in verified.files})
         self._events.publish("bundle", {"bundle": bundle.ref, "state": bundle.state, "code": ""})
         return bundle
 
@@ -171,10 +182,25 @@ class Importer:
             if isinstance(part, bytes):
                 yield part
             else:
-                path = self._blobs.path(stored[part].sha256)
-                with await asyncio.to_thread(path.open, "rb") as source:
-                    while chunk := await asyncio.to_thread(source.read, FEED_BYTES):
-                        yield chunk
+                async for chunk in self._read_whole(stored[part]):
+                    yield chunk
+
+    async def _read_whole(self, file: StoredFile) -> AsyncIterator[bytes]:
+        """Yield a stored file; a damaged one never to its end. Raises: BlobDamagedError."""
+        digest, held = hashlib.sha256(), b""
+        try:
+            with await asyncio.to_thread(self._blobs.path(file.sha256).open, "rb") as source:
+                while chunk := await asyncio.to_thread(source.read, FEED_BYTES):
+                    digest.update(chunk)
+                    if held:
+                        yield held
+                    held = chunk
+        except OSError as error:
+            raise BlobDamagedError(f"{file.name} cannot be read from the disk: {error.strerror}.") from error
+        if digest.hexdigest() != file.sha256:
+            await self._scrubber.look_at([file.sha256], "export")
+            raise BlobDamagedError(f"{file.name} no longer matches its digest. It was not handed out.")
+        yield held
 
     async def remove(self, ref: str, by: str, reason: str = "") -> None:
         """Retire a version and free its bytes. Raises: InUseError when a slot needs it or it is pinned."""

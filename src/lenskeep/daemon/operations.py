@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
 import msgspec
@@ -24,7 +24,7 @@ from lenskeep.registry import journal
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["import", "check", "activate", "rollback", "verify", "sync"]
+Kind = Literal["import", "check", "activate", "rollback", "verify", "sync", "scrub"]
 
 UNFINISHED = ("awaiting_approval", "running")
 
@@ -81,6 +81,10 @@ class Operations:
     def spawn(self, operation_id: str, work: Callable[[], Awaitable[Any]]) -> None:
         """Let work go on by itself and finish the operation with what it returns or raises."""
         self._tasks.create_task(self._carry(operation_id, work), name=f"operation {operation_id}")
+
+    def aside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Let work go on by itself that nobody asked for and that says its own faults."""
+        self._tasks.create_task(work, name=name)
 
     async def _carry(self, operation_id: str, work: Callable[[], Awaitable[Any]]) -> None:
         try:

@@ -3,24 +3,19 @@ and is there room for it. Each answer is a line of the trial's report."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-
 import psutil
 
-from lenskeep.bundle import archive, signing
 from lenskeep.bundle import manifest as manifests
 from lenskeep.bundle.authority import Authority
 from lenskeep.bundle.manifest import Manifest
-from lenskeep.bundle.signing import SignedFile
-from lenskeep.errors import BlobDamagedError, DiskHeadroomError, LenskeepError, MemoryBudgetError
+from lenskeep.daemon.recheck import verify_stored
+from lenskeep.errors import DiskHeadroomError, LenskeepError, MemoryBudgetError
 from lenskeep.messages.runner import TrialCheck, TrialReport
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
 from lenskeep.registry.bundles import StoredBundle, StoredFile
 
 MEMORY_SPARE_MB = 64
 DISK_SPARE_BYTES = 4 * MEBIBYTE
-READ_BYTES = 1 << 20
 
 
 def precheck_in_thread(
@@ -31,7 +26,7 @@ def precheck_in_thread(
     model_bytes = next(file.size_bytes for file in files if file.name == manifest.model)
     checks: list[TrialCheck] = []
     try:
-        checks.append(_passed("signature", _signature(bundle, manifest, files, blobs, trust, now_s)))
+        checks.append(_passed("signature", verify_stored(bundle, files, blobs, trust, now_s)))
         checks.append(_passed("memory", _memory(manifest)))
         checks.append(_passed("disk", _disk(blobs, model_bytes)))
     except LenskeepError as fault:
@@ -48,34 +43,6 @@ def refusal(checks: list[TrialCheck], fault: LenskeepError) -> TrialReport:
 
 def _passed(name: str, text: str) -> TrialCheck:
     return TrialCheck(name=name, passed=True, text=text)  # type: ignore[arg-type]
-
-
-def _signature(
-    bundle: StoredBundle, manifest: Manifest, files: list[StoredFile], blobs: Blobs, trust: Authority, now_s: float
-) -> str:
-    envelope = signing.open_signature(bundle.signature)
-    key = trust.key_for(envelope.key_id)
-    statement = signing.verify(envelope, key.public_key())
-    trust.authorise(key, manifest.name, now_s)
-    stored = {(file.name, file.sha256) for file in files}
-    listed = archive.content_digest([SignedFile(file.name, file.sha256) for file in files])
-    if {(file.name, file.sha256) for file in statement.files} != stored or listed != bundle.digest:
-        raise BlobDamagedError("The list of stored files differs from what was signed.")
-    for file in files:
-        if _sha256(blobs.path(file.sha256)) != file.sha256:
-            raise BlobDamagedError(f"{file.name} no longer matches its digest.")
-    return f"{key.name}, {len(files)} files as signed"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as source:
-            while chunk := source.read(READ_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise BlobDamagedError(f"A stored file cannot be read: {error.strerror}.") from error
-    return digest.hexdigest()
 
 
 def _memory(manifest: Manifest) -> str:

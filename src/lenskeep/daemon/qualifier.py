@@ -47,7 +47,7 @@ from lenskeep.messages.runner import (
     TrialReport,
     decoder,
 )
-from lenskeep.registry import audit, bundles, slots
+from lenskeep.registry import audit, bundles, scrub, slots
 from lenskeep.registry.blobs import Blobs, sync_folder
 from lenskeep.registry.bundles import StoredBundle, StoredFile
 
@@ -72,6 +72,11 @@ class Qualifier:
         self._limits = limits
         self._one_at_a_time = asyncio.Lock()
         self.confinement: Confinement | None = None  # what the newest trial gave up before it read its model
+
+    @property
+    def busy(self) -> bool:
+        """Say whether a trial is under way."""
+        return self._one_at_a_time.locked()
 
     async def check(self, request: CheckRequest, by: str) -> Operation:
         """Begin a dry run of an activation; what runs and what is wanted stays as it is."""
@@ -164,6 +169,8 @@ class Qualifier:
                 tx, bundle.id, report, at_ms=self._clock.now_ms(), by=by, runtime_key=self._plans.runtime_key,
                 prepared_file=prepared_file,
             )  # fmt: skip
+            if report.passed and prepared_file:
+                await scrub.heal(tx, {prepared_file})
             # what is on the line proved itself there; a dry run on a busy device does not take that away
             if report.passed or bundle.id not in await slots.in_use(tx):
                 state = await bundles.record_state(tx, current, event)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from lenskeep.daemon.operations import Operations
+from lenskeep.daemon.recheck import Recheck
 from lenskeep.daemon.slotbook import DEVICE, SlotBook
-from lenskeep.errors import CrashedInProbationError, CrashLoopError, LenskeepError, SlotError, fault_book
+from lenskeep.errors import (
+    BlobDamagedError,
+    CrashedInProbationError,
+    CrashLoopError,
+    LenskeepError,
+    SlotError,
+    fault_book,
+)
 from lenskeep.lifecycle import SlotEvent, SlotState
-from lenskeep.messages.runner import Beat, BundleRef, Swapped
+from lenskeep.messages.runner import Beat, BundleRef, SwapFailed, Swapped
 from lenskeep.registry.slots import StoredSlot
 
+FALLS_BACK = (SlotState.SETTLED, SlotState.ROLLED_BACK, SlotState.PROBATION)
 CRASHES_IN_SWAP_MAX = 2  # one while a new version is loaded may be chance; a second one is the version
 RESTING = (SlotState.SETTLED, SlotState.ROLLED_BACK)
 
@@ -16,7 +27,10 @@ RESTING = (SlotState.SETTLED, SlotState.ROLLED_BACK)
 class Recovery:
     """Answers the supervisor."""
 
-    def __init__(self, book: SlotBook, operations: Operations, *, after_orderly_stop: bool) -> None:
+    def __init__(
+        self, book: SlotBook, operations: Operations, recheck: Recheck, *, after_orderly_stop: bool
+    ) -> None:
+        self._recheck = recheck
         self._after_orderly_stop = after_orderly_stop
         self._book = book
         self._operations = operations
@@ -62,6 +76,24 @@ class Recovery:
                 event = SlotEvent.GATE_BROKEN if slot.state == SlotState.PROBATION else SlotEvent.ROLLBACK_ASKED
                 await self._back(slot, event, fault)
 
+    async def on_unloadable(self, name: str, failed: SwapFailed) -> BundleRef | None:
+        """Write down that a process came up and could not load its version; the line goes on with one that is whole."""
+        async with self._book.changing[name]:
+            slot = await self._book.get(name)
+            fault = fault_book().get(failed.code, SlotError)(failed.message)
+            if not slot.active or slot.state == SlotState.SWAPPING:
+                self._book.fault(name, fault)  # nothing to go back to, or the wish that stands comes anyway
+                return None
+            await self._recheck.look_after(slot.active)
+            try:
+                instead = await self._recheck.way_back(name, slot.previous, never=slot.active)
+            except LenskeepError as error:
+                self._book.fault(name, fault)
+                self._book.fault(name, error)
+                return None
+            await self._back(msgspec.structs.replace(slot, previous=instead), SlotEvent.CRASH_LOOP, fault)
+            return await self._current(name)
+
     async def _back(self, slot: StoredSlot, event: SlotEvent, fault: LenskeepError) -> None:
         self._book.fault(slot.name, fault)
         await self._book.went_back(slot, event, DEVICE, f"{fault.code} {fault}")
@@ -93,6 +125,12 @@ class Recovery:
 
     async def _current(self, name: str) -> BundleRef | None:
         slot = await self._book.get(name)
+        if slot.active and slot.state in FALLS_BACK:
+            instead = await self._recheck.start_instead(name, slot.active, slot.previous)
+            if instead:
+                fault = BlobDamagedError("The stored model was found damaged; the version before runs instead.")
+                await self._back(msgspec.structs.replace(slot, previous=instead), SlotEvent.CRASH_LOOP, fault)
+                slot = await self._book.get(name)
         if slot.active:
             active = await self._book.plans.bundle_ref(slot.active)
             self._book.expect(active)

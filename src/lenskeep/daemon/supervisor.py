@@ -24,13 +24,26 @@ from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart, camera_plan
 from lenskeep.daemon.runner_process import RunnerProcess
 from lenskeep.errors import CameraError, ProcessFailedError, TimedOutError, UnknownNameError
-from lenskeep.messages.runner import Acknowledge, Beat, BundleRef, Hold, Picture, Preview, Results, Swapped
+from lenskeep.messages.runner import (
+    Acknowledge,
+    Beat,
+    BundleRef,
+    Hold,
+    Picture,
+    Preview,
+    Results,
+    Swap,
+    SwapFailed,
+    Swapped,
+)
 
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 CRASH_SPAN_S = 60.0
 PREVIEW_S = 5.0
+INSTEAD = "instead"
+AT_START = ("", INSTEAD)  # orders that nobody waits for: the first version of a process, and one instead of it
 PROBE_MARGIN_S = 10.0
 
 
@@ -45,6 +58,9 @@ class Decider(Protocol):
 
     async def on_reflex(self, slot: str, swapped: Swapped) -> None:
         """Hear that a process went back to its previous version by itself."""
+
+    async def on_unloadable(self, slot: str, failed: SwapFailed) -> BundleRef | None:
+        """Hear that a process could not load what it was started with; say what it shall load instead."""
 
 
 class Supervisor:
@@ -63,7 +79,7 @@ class Supervisor:
         self._head_starts = head_starts
         self._viewers: dict[str, set[asyncio.Queue[Picture]]] = {}
         self._camera_codes: dict[tuple[str, str], str] = {}
-        self._news: asyncio.Queue[tuple[str, Swapped]] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[str, Swapped | SwapFailed]] = asyncio.Queue()
         self.processes = {
             slot.name: RunnerProcess(slot.name, places.runner_socket(slot.name), clock, self._hear)
             for slot in config.slot
@@ -155,6 +171,8 @@ class Supervisor:
                     queue.put_nowait(message)
             case Swapped() if message.reflex:
                 self._news.put_nowait((slot, message))
+            case SwapFailed() if message.op in AT_START:
+                self._news.put_nowait((slot, message))
 
     def _note_cameras(self, slot: str, beat: Beat) -> None:
         for camera in beat.cameras:
@@ -168,7 +186,11 @@ class Supervisor:
 
     async def _tell(self, decider: Decider) -> None:
         while True:
-            await decider.on_reflex(*(await self._news.get()))
+            slot, message = await self._news.get()
+            if isinstance(message, Swapped):
+                await decider.on_reflex(slot, message)
+            elif (instead := await decider.on_unloadable(slot, message)) is not None:
+                self.processes[slot].say(Swap(op=INSTEAD, bundle=instead))
 
     async def _acknowledge(self) -> None:
         """Tell runners what is durable, so that their rings stay short."""

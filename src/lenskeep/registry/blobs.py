@@ -134,9 +134,9 @@ class Blobs:
             target = self.path(sha256)
             with translated(target):
                 target.parent.mkdir(exist_ok=True, mode=0o750)
-                if not target.exists():
-                    staged.rename(target)
-                    touched |= {target.parent, self.folder}
+                # also over a file that is there: its bytes may have rotted, these have just been hashed
+                staged.replace(target)
+                touched |= {target.parent, self.folder}
         for folder in touched:
             sync_folder(folder)
 

@@ -74,8 +74,9 @@ async def insert(tx: Transaction, bundle_id: str, verified: VerifiedBundle, *, a
     model = next(file for file in verified.files if file.name == manifest.model)
     await tx.run(
         "INSERT INTO bundle (id, name, version, digest, model_sha256, manifest, signature, key_id, signer, size_bytes,"
-        " state, parent, imported_ms, imported_by, file_sha256)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'imported', ?, ?, ?, ?)",
+        " state, parent, imported_ms, imported_by, file_sha256, import_order)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'imported', ?, ?, ?, ?,"
+        " (SELECT COALESCE(MAX(import_order), 0) + 1 FROM bundle))",
         bundle_id, manifest.name, manifest.version, verified.digest, model.sha256, verified.manifest_json,
         verified.signature, verified.key_id, verified.signer, verified.size_bytes, manifest.provenance.parent, at_ms,
         by, verified.file_sha256,
@@ -98,7 +99,7 @@ async def _renew(
     state = next_bundle_state(known.state, BundleEvent.IMPORTED_AGAIN)
     await tx.run(
         "UPDATE bundle SET state = ?, signature = ?, key_id = ?, signer = ?, size_bytes = ?, imported_ms = ?,"
-        " imported_by = ?, file_sha256 = ? WHERE id = ?",
+        " imported_by = ?, file_sha256 = ?, import_order = (SELECT MAX(import_order) + 1 FROM bundle) WHERE id = ?",
         state, verified.signature, verified.key_id, verified.signer, verified.size_bytes, at_ms, by,
         verified.file_sha256, known.id,
     )  # fmt: skip
@@ -132,7 +133,7 @@ async def of_name(tx: Transaction, name: str) -> list[StoredBundle]:
 async def everything(tx: Transaction, *, retired: bool = False) -> list[StoredBundle]:
     """Return every version, newest import first."""
     rows = await tx.all(
-        "SELECT * FROM bundle WHERE ? OR state <> 'retired' ORDER BY imported_ms DESC, rowid DESC", retired
+        "SELECT * FROM bundle WHERE ? OR state <> 'retired' ORDER BY import_order DESC", retired
     )
     return [_bundle(row) for row in rows]
 

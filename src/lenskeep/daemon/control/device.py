@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from lenskeep.config import Config
 from lenskeep.daemon.control.route import Ask, Reply, Route
-from lenskeep.messages.control import Check, Status
+from lenskeep.messages.control import Check, Operation, ScrubView, Status
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -53,6 +53,15 @@ async def metrics(ask: Ask) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
+async def scrub(ask: Ask) -> ScrubView:
+    return await ask.rooms.scrubber.view()
+
+
+async def start_scrub(ask: Ask) -> Reply:
+    operation = await ask.rooms.scrubber.start(ask.who.by)
+    return Reply(operation, 202, {"Location": f"/v1/operations/{operation.id}"})
+
+
 ROUTES = [
     Route(
         method="GET", path="/v1/status", permission="look", handler=status, answer=Status,
@@ -65,6 +74,14 @@ ROUTES = [
     Route(
         method="GET", path="/v1/config", permission="look", handler=configuration, answer=Config,
         summary="Show the configuration in force, without passwords",
+    ),
+    Route(
+        method="GET", path="/v1/scrub", permission="look", handler=scrub, answer=ScrubView,
+        summary="Show how far the slow reading of all stored files is, and what it found",
+    ),
+    Route(
+        method="POST", path="/v1/scrubs", permission="check", handler=start_scrub, answer=Operation, status=202,
+        summary="Read all stored files now; nothing changes on the line",
     ),
     Route(
         method="GET", path="/livez", permission=None, handler=livez, answer=Liveness,

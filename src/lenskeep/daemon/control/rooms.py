@@ -25,6 +25,7 @@ from lenskeep.messages.control import (
     KeyRequest,
     Operation,
     RefuseRequest,
+    ScrubView,
     SignRequest,
     SlotView,
     Status,
@@ -167,6 +168,14 @@ class Courier(Protocol):
     async def failed(self, number: int, message: str) -> None: ...
 
 
+class Scrubber(Protocol):
+    """The slow reading of all stored files."""
+
+    async def start(self, by: str) -> Operation: ...
+
+    async def view(self) -> ScrubView: ...
+
+
 class Sync(Protocol):
     """Level with the repository."""
 
@@ -268,6 +277,7 @@ class Rooms:
     idempotency: Idempotency
     record: Record
     sync: Sync
+    scrubber: Scrubber
     trust: Trust
     identity: Identity
     reporter: Reporter
