@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lenskeep.messages.control import ActivationRequest
 from tests import runnerchild
 from tests.browser.conftest import Visit, on_port, token_of
 from tests.device import Device, bundle_bytes
@@ -294,3 +295,55 @@ def test_language_is_chosen_and_remembered(visit: MakeVisit, line: Device, langu
     tab.page.reload()
     tab.shows("#band-word", word)
     assert tab.page.get_attribute("html", "lang") == tag
+
+
+# --- approvals --------------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_is_shown_with_its_bytes_and_signed_by_those_who_may(
+    visit: MakeVisit, fresh: Callable[..., Device]
+) -> None:
+    device = fresh(slot='approvals = 2\napproval_roles = ["supervisor"]')
+    device.bring("1.0.0")
+    device.bring("1.1.0")
+    asker = visit(device, "supervisor").models()
+    asker.page.get_by_role("button", name="Activate: cap-inspect@1.0.0").click()
+    asker.page.fill("#reason", HOSTILE)
+    asker.page.get_by_role("button", name="Activate cap-inspect@1.0.0", exact=True).click()
+    asker.shows("#notice-body", "cap-inspect@1.0.0 waits for approval")
+    asker.page.click("#tab-run")
+    asker.shows("#approval-text", HOSTILE)
+    asker.shows("#approval-why", "somebody else approves it")
+    waiting = device.slot().waiting
+    assert waiting is not None
+    visit(device, "operator").shows("#approval-why", "needs the role supervisor; yours is operator")
+    visit(device, "engineer").shows("#approval-why", "The slot wants this from: supervisor")
+    for number in (1, 2):
+        other = visit(device, "supervisor")
+        other.shows("#approval-count", f"{number - 1} of 2 approvals")
+        other.page.click("#approve")
+        other.shows("#dialog", waiting.digest)
+        other.page.get_by_role("dialog").get_by_role("button", name="Approve").click()
+        assert not device.client.approvals() or len(device.client.approvals()[0].signatures) == number - 1, "no reason"
+        other.page.select_option("#meaning", "review")
+        other.page.fill("#why", "validated")
+        other.page.get_by_role("dialog").get_by_role("button", name="Approve").click()
+        other.shows("#notice-body", "Your approval of cap-inspect@1.0.0 is on record")
+    device.runs("cap-inspect@1.0.0")
+    asker.page.wait_for_selector("#approval", state="hidden")
+    asker.shows("#notice-body", "cap-inspect@1.0.0")
+    signatures = device.client.approvals(everything=True)[0].signatures
+    assert [(one.meaning, one.reason) for one in signatures] == [("review", "validated")] * 2
+
+
+def test_what_waits_is_refused_with_a_reason(visit: MakeVisit, fresh: Callable[..., Device]) -> None:
+    device = fresh(slot="approvals = 1")
+    device.bring("1.0.0")
+    device.client.activate(ActivationRequest(bundle="cap-inspect@1.0.0"))
+    tab = visit(device, "supervisor")
+    tab.page.click("#refuse")
+    tab.page.fill("#why", "wrong lot")
+    tab.page.get_by_role("dialog").get_by_role("button", name="Refuse").click()
+    tab.shows("#notice-body", "cap-inspect@1.0.0 is refused")
+    tab.page.wait_for_selector("#approval", state="hidden")
+    assert device.client.approvals(everything=True)[0].ended_reason == "wrong lot"
