@@ -41,6 +41,7 @@ from lenskeep.messages.control import (
     Problem,
     Progress,
     RefuseRequest,
+    ScrubView,
     SignRequest,
     SlotView,
     Status,
@@ -166,7 +167,7 @@ class PocketDevice:
             activator=_Activator(self), views=_Views(self), supervisor=_Supervisor(self), keys=_Keys(self),
             tokens=_Tokens(self), events=_Events(self), metrics=_Metrics(), idempotency=_Idempotency(self),
             record=_Record(self), policy=_Policy(self), sync=_Sync(self), trust=_Trust(self),
-            identity=_Identity(self), reporter=_Reporter(self),
+            identity=_Identity(self), reporter=_Reporter(self), scrubber=_Scrubber(self),
         )  # fmt: skip
 
     def token(self, role: str, name: str = "") -> str:
@@ -501,6 +502,17 @@ class _Sync(_Part):
 
     def ask(self) -> None:
         self.device.calls.append(("sync",))
+
+
+class _Scrubber(_Part):
+    async def start(self, by: str) -> Operation:
+        return self.device.begin("scrub", "stored files", by)
+
+    async def view(self) -> ScrubView:
+        return ScrubView(
+            state="resting", reason="", files_done=0, files_total=6, bytes_done=0, whole_passes=1, finished=AT,
+            next_s=86400, damaged=[],
+        )  # fmt: skip
 
 
 class _Trust(_Part):
