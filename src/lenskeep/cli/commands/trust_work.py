@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -277,22 +278,23 @@ def _sign_here(context: click.Context, folder: Path, yes: bool, options: Mapping
     screen = screen_of(context)
     looked = Workspace(_existing(folder))
     state.require(looked)
-    waiting = [ceremony.request_of(looked, role) for role in looked.pending()]
-    if not screen.json:
-        for request in waiting:
-            if request is not None:
-                trust_words.show_request(screen.note, request)
-    if waiting and not options["dry_run"]:
+    ids = {signer.public.id for signer in _signers(context, options)}
+    requests = [ceremony.request_of(looked, role) for role in looked.pending()]
+    mine = [one for one in requests if one is not None and ids & {holder.id for holder in one.entitled}]
+    for request in mine if not screen.json else ():
+        trust_words.show_request(screen.note, request)
+    if mine and not options["dry_run"]:
         _ask(yes, "Sign this?")
-    shown = {request.document.digest for request in waiting if request is not None}
+    shown = {request.document.digest for request in mine}
 
     def act(work: Workspace, signers: list[Signer], now_s: float) -> list[str]:
         del now_s
         if not signers:
             raise RequestError("Say which key signs: --key KEY.")
-        if {one.document.digest for one in proposals.load_all(work).values()} - shown:
-            raise KeepingError("What waits here has changed since it was shown. Nothing was signed.")
+        waiting = {role: one.document for role, one in proposals.load_all(work).items()}
         roles = ceremony.sign_all(work, signers)
+        if {waiting[role].digest for role in roles} - shown:
+            raise KeepingError("What waits here has changed since it was shown. Nothing was signed.")
         return [f"Signed {role}." for role in roles] or ["Nothing waits for these keys."]
 
     _change(context, folder, act, **options)
@@ -315,11 +317,12 @@ def _change(
             waiting=forecast.waiting(work), held_back=list(settled.waiting),
             refresh_needed=settled.refresh_needed, files=work.changed,
         )  # fmt: skip
+        warnings = settled.warnings or (forecast.problems(work) if "targets" in settled.placed else [])
         if must_renew and not settled.renewed:
             raise trust_words.not_renewed(settled)
         if not dry_run:
             work.commit()
-    emit(context, "trust-change/1", done, lambda screen: trust_words.show_done(screen, done, folder), settled.warnings)
+    emit(context, "trust-change/1", done, lambda screen: trust_words.show_done(screen, done, folder), warnings)
     if refused:
         raise trust_words.answers_refused(refused)
 
@@ -377,13 +380,21 @@ def _signers(context: click.Context, options: Mapping[str, Any]) -> list[Signer]
     given = _small(file).decode().partition("\n")[0] if file else environment.get("LENSKEEP_PASSPHRASE")
 
     def ask(what: str) -> str | None:
+        if not given and (screen_of(context).json or not sys.stdin.isatty()):
+            raise RequestError(f"The key {what} is encrypted.", hint="Give its passphrase with --passphrase-file FILE.")
         return given or click.prompt(f"Passphrase of {clean(what)}", hide_input=True, err=True)
 
     return [keyring.open_signer(word, environment, ask) for word in options["keys"]]
 
 
 def _ask(yes: bool, question: str) -> None:
-    if not yes and not click.confirm(question, err=True):
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise RequestError(
+            "Nobody is there to be asked. Nothing was signed.", hint="Compare the words, then say --yes."
+        )
+    if not click.confirm(question, err=True):
         raise click.Abort
 
 

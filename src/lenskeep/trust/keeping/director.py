@@ -15,7 +15,7 @@ from lenskeep.bundle.keys import Signer
 from lenskeep.errors import NotEntitledError, RepositoryDamagedError, RequestError
 from lenskeep.trust import assignment as assignments
 from lenskeep.trust.assignment import ASSIGNMENT_BYTES_MAX, Assignment, SlotAssignment
-from lenskeep.trust.keeping import documents, releases, settings, state
+from lenskeep.trust.keeping import contents, documents, releases, settings, state
 from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import Workspace
 from lenskeep.trust.names import DEVICE_ID, DIRECTOR, METADATA, device_path, target_file
@@ -40,11 +40,7 @@ def assign(
     made = []
     for device, slots in wanted.items():
         one = _next(work, current, device, slots, only=only)
-        data, path = assignments.write(one), device_path(device)
-        assignments.read(data, device)  # what a device could not read is not signed
-        digest = hashlib.sha256(data).hexdigest()
-        body.targets[path] = documents.target_of(path, len(data), digest)
-        work.put(target_file(path, digest), data)
+        lay_out(work, body, one)
         made.append(one)
     _sign(work, current, body, signers, now_s)
     return made
@@ -57,6 +53,36 @@ def retire(work: Workspace, device: str, signers: Sequence[Signer], now_s: float
     if body.targets.pop(device_path(device), None) is None:
         raise RequestError(f"Nothing is assigned to {device}.")
     _sign(work, current, body, signers, now_s)
+
+
+def followed(work: Workspace, current: State) -> list[Assignment]:
+    """Return the assignments that name a file whose publisher has signed the same content anew, with the new file."""
+    found = []
+    for one in assigned(work, current).values():
+        slots = {slot: _anew(work, current, wanted) for slot, wanted in one.slots.items()}
+        if slots != one.slots:
+            found.append(Assignment(device=one.device, generation=one.generation + 1, slots=slots))
+    return found
+
+
+def _anew(work: Workspace, current: State, wanted: SlotAssignment) -> SlotAssignment:
+    now = releases.listed(current).get(wanted.target)
+    sha256 = wanted.sha256 if now is None else now[1].hashes.get("sha256", "")
+    if sha256 == wanted.sha256:
+        return wanted
+    before = contents.claim_of(work.folder, target_file(wanted.target, wanted.sha256))
+    after = contents.claim_of(*work.place_of(target_file(wanted.target, sha256)))
+    same = before is not None and after is not None and before.content == after.content
+    return SlotAssignment(target=wanted.target, sha256=sha256) if same else wanted
+
+
+def lay_out(work: Workspace, body: Targets, one: Assignment) -> None:
+    """Put an assignment's file into the repository and list it."""
+    data, path = assignments.write(one), device_path(one.device)
+    assignments.read(data, one.device)  # what a device could not read is not signed
+    digest = hashlib.sha256(data).hexdigest()
+    body.targets[path] = documents.target_of(path, len(data), digest)
+    work.put(target_file(path, digest), data)
 
 
 def assigned(work: Workspace, current: State) -> dict[str, Assignment]:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from msgspec import Struct
 
 from lenskeep.clock import rfc3339
-from lenskeep.trust.keeping import ceremony, describing, director, documents, proposals, releases, settling, state
+from lenskeep.trust.keeping import (
+    ceremony,
+    contents,
+    describing,
+    director,
+    documents,
+    proposals,
+    releases,
+    scopes,
+    state,
+)
 from lenskeep.trust.keeping.documents import Delegator, Holder
 from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import Workspace
@@ -108,7 +118,7 @@ def status(work: Workspace, now_s: float) -> Status:
         ],
         withdrawn=[_gone(path, facts) for path, facts in sorted(releases.withdrawn(current).items())],
         devices=len(current.roles[DIRECTOR].targets.targets) if DIRECTOR in current.roles else 0,
-        problems=_problems(work, current),
+        problems=problems(work),
     )  # fmt: skip
 
 
@@ -184,7 +194,9 @@ def _gone(path: str, facts: dict[str, object]) -> Gone:
     )  # fmt: skip
 
 
-def _problems(work: Workspace, current: State) -> list[str]:
+def problems(work: Workspace) -> list[str]:
+    """Say what is wrong with what is in force. Cost: looks at every file that is listed."""
+    current = state.load(work)
     found = []
     if current.root is not None and current.timestamp is None:
         found.append(
@@ -201,13 +213,21 @@ def _problems(work: Workspace, current: State) -> list[str]:
 def _problems_of(work: Workspace, current: State, document: documents.Document) -> list[str]:
     found = []
     delegation = current.delegations.get(document.role)
-    if delegation is not None and not settling.in_scope(document, delegation):
+    if delegation is not None and not scopes.in_scope(document.targets, delegation):
         found.append(f"{document.file} lists what {document.role} may not list; devices pass it over.")
     if current.snapshot is not None and current.published.get(document.role, 0) < document.version:
         found.append(f"{document.file} is signed and not published yet. Run: lenskeep trust refresh --key ONLINE-KEY.")
     for path, target in document.targets.targets.items():
         if work.size_of(target_file(path, target.hashes.get("sha256", "?"))) != target.length:
             found.append(f"{describing.version_of(path)} is listed and its file is missing or has another length.")
+        if document.role != DIRECTOR and delegation is not None and current.targets is not None:
+            claim = contents.claim_of(work.folder, target_file(path, target.hashes.get("sha256", "?")))
+            holders = documents.holders_of(current.targets.targets, document.role)[1]
+            if claim is not None and claim.key_id not in {holder.id for holder in holders}:
+                found.append(
+                    f"{describing.version_of(path)} is signed inside by a key that {document.role} has no more; "
+                    "devices refuse it. Sign it again (lenskeep bundle resign) and publish it."
+                )
     return found
 
 

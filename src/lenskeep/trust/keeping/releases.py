@@ -1,7 +1,8 @@
 """A publisher's work: versions released and withdrawn, and what a server checks before it publishes them.
 
 Rules. A bundle is read with the device's own reader under the role's keys before it is listed. A version means one
-content for ever, also after it was withdrawn. A withdrawal is signed with its reason.
+content for ever, also after it was withdrawn; only its signature may be made anew. A withdrawal is signed with its
+reason.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from lenskeep.errors import (
     UnknownNameError,
     UploadRefusedError,
 )
-from lenskeep.trust.keeping import changes, documents, proposals, settings, settling, state
+from lenskeep.trust.keeping import changes, contents, documents, proposals, scopes, settings, state
 from lenskeep.trust.keeping.documents import Document
 from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import CHUNK_BYTES, Progress, Workspace
@@ -61,7 +62,7 @@ def publish(
     for role in sorted({release.role for release in releases}):
         body = _next(work, role, now_s)
         for release in (one for one in releases if one.role == role):
-            _check_content(work, role, release.path, release.sha256)
+            _check_content(work, role, release.path, release.sha256, release.bundle.digest)
             body.targets[release.path] = documents.target_of(release.path, release.length_bytes, release.sha256)
             _withdrawn_of(body).pop(release.path, None)
             work.put_copy(target_file(release.path, release.sha256), release.file, release.sha256)
@@ -164,7 +165,7 @@ def _check_document(
         )
     if not now_s < document.expires_s <= now_s + 2 * settings.load(work).life_s(role):
         raise UploadRefusedError(f"The metadata of {role} expires at a time that does not fit.")
-    if not settling.in_scope(document, delegation):
+    if not scopes.in_scope(document.targets, delegation):
         raise UploadRefusedError(f"The metadata of {role} lists what {role} may not list.")
 
 
@@ -177,7 +178,9 @@ def _check_target(work: Workspace, role: str, path: str, target: Any, releases: 
         raise UploadRefusedError(f"{path} is listed by {role} and was not sent.")
     if release is not None and (release.sha256, release.length_bytes) != (sha256, target.length):
         raise UploadRefusedError(f"{path} is not the file that {role} lists.")
-    _check_content(work, role, path, sha256)
+    claim = contents.claim_of(work.folder, target_file(path, sha256)) if release is None else None
+    content = release.bundle.digest if release is not None else "" if claim is None else claim.content
+    _check_content(work, role, path, sha256, content)
 
 
 def listed(current: State) -> dict[str, tuple[str, Any]]:
@@ -237,7 +240,7 @@ def _propose(work: Workspace, role: str, body: Targets, signers: Sequence[Signer
         raise NotEntitledError(f"None of the keys may sign for {role}. Nothing was changed.")
 
 
-def _check_content(work: Workspace, role: str, path: str, sha256: str) -> None:
+def _check_content(work: Workspace, role: str, path: str, sha256: str, content: str) -> None:
     """Refuse another content under a version that any document of the role has ever listed."""
     folder, _, name = path.rpartition("/")
     place = work.folder / TARGETS / folder
@@ -247,7 +250,11 @@ def _check_content(work: Workspace, role: str, path: str, sha256: str) -> None:
     for version in work.versions(role):
         raw = work.read(f"{METADATA}/{version}.{role}.json")
         target = None if raw is None else documents.read(role, raw).targets.targets.get(path)
-        if target is not None and target.hashes.get("sha256") != sha256:
+        before = None if target is None else target.hashes.get("sha256", "?")
+        if before in (None, sha256):
+            continue
+        claim = contents.claim_of(work.folder, target_file(path, before))
+        if claim is None or claim.content != content:
             raise RepublishedError(f"{_said(path)} was released before with another content. Nothing was changed.")
 
 

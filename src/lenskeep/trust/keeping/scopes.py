@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tuf.api.metadata import DelegatedRole
+from tuf.api.metadata import DelegatedRole, Targets
 
 from lenskeep.errors import DelegationError
 from lenskeep.trust.names import DIRECTOR, ROLE_NAME, TOP_ROLES
 
 ONLINE = "online"  # stands for director, snapshot and timestamp together
 _PATTERN = re.compile(r"[a-z0-9*][a-z0-9*-]{0,62}")
+
+
+def in_scope(targets: Targets, delegation: DelegatedRole) -> bool:
+    """Say whether a role lists nothing but what it may list, and delegates nothing on."""
+    return targets.delegations is None and all(delegation.is_delegated_path(path) for path in targets.targets)
 
 
 def check_role_name(role: str, known: dict[str, DelegatedRole]) -> None:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from tuf.api.metadata import DelegatedRole, MetaFile, Snapshot, Targets, Timestamp
 
 from lenskeep.bundle.keys import Signer
-from lenskeep.trust.keeping import documents, proposals, settings, state
+from lenskeep.trust.assignment import Assignment
+from lenskeep.trust.keeping import director, documents, proposals, scopes, settings, state
 from lenskeep.trust.keeping.documents import Document
 from lenskeep.trust.keeping.proposals import Proposal
 from lenskeep.trust.keeping.settings import Settings
@@ -120,14 +121,8 @@ def _role_document(
     name = delegation.name
     current = before.roles.get(name)
     options = _options(current, waiting.get(name))
-    good = [one for one in options if proven_by(one, targets.targets) and in_scope(one, delegation)]
+    good = [one for one in options if proven_by(one, targets.targets) and scopes.in_scope(one.targets, delegation)]
     return (good[0], False) if good else (None, current is not None)
-
-
-def in_scope(document: Document, delegation: DelegatedRole) -> bool:
-    """Say whether a role lists nothing but what it may list, and delegates nothing on."""
-    targets = document.targets
-    return targets.delegations is None and all(delegation.is_delegated_path(path) for path in targets.targets)
 
 
 def _online_keys(root: Document | None, role: str) -> set[str]:
@@ -178,8 +173,9 @@ class _Renewal:
     def renew(self, signers: Sequence[Signer], *, force: bool) -> tuple[str, ...]:
         """Sign what is due and return the roles that were signed."""
         done = []
-        if self._director_due():
-            self._sign_director(signers)
+        moved = self._moved(signers, force=force)
+        if moved or self._director_due():
+            self._sign_director(signers, moved)
             done.append(DIRECTOR)
         base = self._base()
         if force or base is None or self._meta() != self._base_meta() or self._due(base):
@@ -203,9 +199,20 @@ class _Renewal:
         current = self._choice.roles.get(DIRECTOR)
         return current is None or self._due(current)
 
-    def _sign_director(self, signers: Sequence[Signer]) -> None:
+    def _moved(self, signers: Sequence[Signer], *, force: bool) -> list[Assignment]:
+        """Assignments of versions that their publisher has signed anew, when we may follow."""
+        if DIRECTOR not in self._choice.roles or not _enough_delegated(self._choice.targets, DIRECTOR, signers):
+            return []
+        published = self._before.published
+        if not force and all(published.get(role) == one.version for role, one in self._choice.roles.items()):
+            return []
+        return director.followed(self._work, State(self._choice.root, self._choice.targets, self._choice.roles))
+
+    def _sign_director(self, signers: Sequence[Signer], moved: Sequence[Assignment]) -> None:
         last = self._choice.roles.get(DIRECTOR) or self._before.roles.get(DIRECTOR)
         body: Targets = Targets() if last is None else documents.body_of(last)
+        for one in moved:
+            director.lay_out(self._work, body, one)
         body.version = state.next_version(self._work, DIRECTOR, self._floor(DIRECTOR, last))
         body.expires = documents.moment(self._now_s + self._terms.life_s(DIRECTOR))
         holders = documents.holders_of(self._choice.targets.targets, DIRECTOR)[1]

@@ -88,6 +88,11 @@ class Workspace:
         with os.fdopen(descriptor, "rb") as file:
             return os.fstat(file.fileno()).st_size
 
+    def place_of(self, name: str) -> tuple[Path, str]:
+        """Return where a large file can be read now, as folder and name: a copy that waits is read at its source."""
+        source = self._copies[name][0] if name in self._copies else None
+        return (self.folder, name) if source is None else (source.resolve().parent, source.resolve().name)
+
     def versions(self, role: str) -> list[int]:
         """Return the versions of a role that have a file, the highest first."""
         if self._listed is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -26,7 +27,18 @@ from lenskeep.errors import (
     UploadRefusedError,
 )
 from lenskeep.trust import assignment
-from lenskeep.trust.keeping import changes, director, documents, online, proposals, releases, scopes, settling, state
+from lenskeep.trust.keeping import (
+    changes,
+    director,
+    documents,
+    forecast,
+    online,
+    proposals,
+    releases,
+    scopes,
+    settling,
+    state,
+)
 from lenskeep.trust.keeping.workspace import Workspace, writing
 from lenskeep.trust.names import ISSUED_FIELD
 from tests.repositories import Repository, StockClient, sign_anyhow
@@ -372,6 +384,27 @@ def test_a_publisher_that_was_taken_out_lists_nothing_and_may_come_back(
     repository.publisher("acme", "cap-*", keys=("acme-3",))
     data = repository.release("cap-other", "1.0.0")
     assert client.target("models/cap-other/1.0.0.lkb") == data
+
+
+def test_a_bundle_signed_anew_by_the_publishers_new_key_stays_the_same_version_and_devices_follow(
+    repository: Repository, client: StockClient
+) -> None:
+    repository.release("cap-inspect", "1.0.0")
+    repository.assign("cam-1", main="cap-inspect@1.0.0")
+    new = repository.named("acme-2")
+    repository.change(
+        lambda work: changes.rotate(work, "acme", [new], ["acme"], repository.signers(), repository.now_s)
+    )
+    problems = forecast.status(Workspace(repository.folder), repository.now_s).problems
+    assert any("signed inside by a key that acme has no more" in problem for problem in problems)
+    data = repository.release("cap-inspect", "1.0.0", key="acme-2")
+    assert client.target("models/cap-inspect/1.0.0.lkb") == data
+    followed = assignment.read(client.target("devices/cam-1.json") or b"", "cam-1")
+    assert followed.generation == 2
+    assert followed.slots["main"].sha256 == hashlib.sha256(data).hexdigest()
+    assert forecast.status(Workspace(repository.folder), repository.now_s).problems == []
+    with pytest.raises(RepublishedError):
+        repository.release("cap-inspect", "1.0.0", key="acme-2", license="MIT")
 
 
 def test_targets_keys_are_exchanged_without_a_gap(repository: Repository, client: StockClient) -> None:
