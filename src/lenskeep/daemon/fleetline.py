@@ -40,9 +40,9 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
                 headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
             ) as answer,
         ):  # fmt: skip
-            data = await _read(answer)
+            data = await read_answer(answer)
             if answer.status not in (200, 201):
-                raise _fault(answer.status, data, url)
+                raise fault_of(answer.status, data, url)
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
         raise FleetNotProvenError(f"{url}: {_why(error)}. Nothing was sent.") from error
     except TimeoutError as error:
@@ -57,7 +57,8 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
         raise FleetAnswerError(f"The answer of {url} cannot be read: {error}.") from error
 
 
-async def _read(answer: aiohttp.ClientResponse) -> bytes:
+async def read_answer(answer: aiohttp.ClientResponse) -> bytes:
+    """Return a small answer. Raises: FleetAnswerError when it is none."""
     data = bytearray()
     async for chunk in answer.content.iter_any():
         data += chunk
@@ -66,14 +67,14 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _fault(status: int, data: bytes, url: str) -> LenskeepError:
+def fault_of(status: int, data: bytes, url: str) -> LenskeepError:
     """Return the fault that a refusal names; of somebody who is not a fleet, that."""
     try:
         problem = msgspec.json.decode(data, type=Problem)
         kind = fault_book()[problem.code]
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         return FleetAnswerError(f"{url} answers {status}, which is not a fleet's answer.")
-    return kind(problem.detail, hint=problem.hint)
+    return kind(problem.detail[:1000])  # the next step is our own: a stranger's may not tell people what to type
 
 
 def _why(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from typing import Protocol
 import aiohttp
 from msgspec import Struct
 
+from lenskeep.daemon.fleetline import fault_of, read_answer
 from lenskeep.errors import (
     FleetAnswerError,
     FleetUnreachableError,
@@ -25,6 +26,7 @@ from lenskeep.errors import (
     SourceTooSlowError,
 )
 
+PROBLEM_JSON = "application/problem+json"
 CHUNK_BYTES = 1 << 18
 CONNECT_S, SILENCE_S = 10.0, 20.0
 GRACE_S, BYTES_A_SECOND_MIN = 20.0, 2048  # slower than that over its whole length is no transfer
@@ -58,6 +60,7 @@ class HttpSource:
         """Return a small file, or None when it is not there."""
         data = bytearray()
         async with self._answer(name, {}) as answer:
+            await self._hear_refusal(answer)
             if answer.status in (403, 404):
                 return None
             self._require(answer, name, 200)
@@ -72,6 +75,7 @@ class HttpSource:
     async def stream(self, name: str, offset: int) -> AsyncIterator[bytes]:
         """Yield a large file from an offset on; a server that cannot begin there begins anew and is read past."""
         async with self._answer(name, {"Range": f"bytes={offset}-"} if offset else {}) as answer:
+            await self._hear_refusal(answer)
             if answer.status in (403, 404):
                 raise FleetAnswerError(f"{name} is not at {self.name}.")
             self._require(answer, name, 206 if offset and answer.status == 206 else 200)
@@ -81,6 +85,11 @@ class HttpSource:
                 skip -= min(skip, len(chunk))
                 if rest:
                     yield rest
+
+    async def _hear_refusal(self, answer: aiohttp.ClientResponse) -> None:
+        """A fleet that does not let this device in says so; that is no missing file. Raises: what it says."""
+        if answer.status in (401, 403) and answer.content_type == PROBLEM_JSON:
+            raise fault_of(answer.status, await read_answer(answer), self.name)
 
     def _require(self, answer: aiohttp.ClientResponse, name: str, status: int) -> None:
         if 300 <= answer.status < 400:

@@ -296,8 +296,8 @@ async def _known(tx: Transaction, device: str) -> Row:
 async def _refuse_revoked(tx: Transaction, key: PublicKey) -> None:
     if await tx.one("SELECT 1 FROM revoked_key WHERE key_id = ?", key.id) is not None:
         raise UnlistedDeviceError(
-            "This key was revoked; a revoked key does not come back.",
-            hint="Stop the device's service, set identity/device.key aside, start it, and enrol its new key.",
+            "This key was revoked, and a revoked key does not come back. The device gets a new one when its service is"
+            " stopped, identity/device.key is set aside, and the service is started again."
         )
 
 
