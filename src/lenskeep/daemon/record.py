@@ -25,6 +25,7 @@ from lenskeep.daemon.problems import fault_check
 from lenskeep.daemon.recordreading import BEFORE_FIRST, PAGE, read_head_in_thread, read_in_full
 from lenskeep.database import Database, Transaction
 from lenskeep.errors import (
+    DeviceError,
     LenskeepError,
     RecordCutError,
     RecordError,
@@ -70,6 +71,7 @@ class Record:
         self._notes = notes
         self._counter = 0
         self._start_unsigned = False
+        self._lost = ""
         self._signing = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._found: RecordError | None = None
@@ -86,6 +88,7 @@ class Record:
         async with self._database.write() as tx:
             known = await self._last_signed(tx, kept)
             await self._join(tx, known)
+            await self._remember_loss(tx)
             carried = await audit.carry_over(tx)
             await self._note_key(tx)
             for note in self._notes:
@@ -99,8 +102,11 @@ class Record:
 
     async def stop(self) -> None:
         """Write down that the device was told to stop, and sign it."""
-        async with self._database.write() as tx:
-            await self._add(tx, STOP, reason="told to stop")
+        try:
+            async with self._database.write() as tx:
+                await self._add(tx, STOP, reason="told to stop")
+        except DeviceError as error:
+            log.warning("the stop could not be recorded: %s", error)
         await self._try_to_sign()
 
     async def _add(self, tx: Transaction, action: str, *, reason: str = "", before: str = "", after: str = "") -> None:
@@ -148,6 +154,13 @@ class Record:
         if at is not None and first is not None and first.subject != self._device:
             now = await audit.newest(tx) or at
             await self._begin_at(tx, Beginning(now, now), f"the device was named {first.subject!r} before")
+
+    async def _remember_loss(self, tx: Transaction) -> None:
+        """Keep in mind for `doctor` that the record has a gap."""
+        last = await audit.last_of(tx, BEGIN)
+        begins = chain.beginning_of(last) if last is not None else None
+        if last is not None and begins is not None and begins.follows != begins.found:
+            self._lost = f"; what was lost before entry {last.sequence} stays lost ({rfc3339(last.at_ms / 1000)})"
 
     async def _compare(self, tx: Transaction, at: Point, known: Head) -> None:
         stored = await audit.hash_at(tx, known.sequence)
@@ -199,7 +212,7 @@ class Record:
             await self._try_to_sign()
             await asyncio.sleep(SIGN_S)
             if self._clock.monotonic_s() >= read_at:
-                await self.verify(pause_s=PAUSE_S)
+                await self._try_to_read()
                 read_at = self._clock.monotonic_s() + READING_S
 
     async def sign(self, *, anew: bool = False) -> StoredHead:
@@ -232,6 +245,13 @@ class Record:
         except (LenskeepError, OSError) as error:
             log.warning("the head of the record could not be signed: %s", error)
 
+    async def _try_to_read(self) -> None:
+        """Read all of it; a disk that fails meanwhile is told elsewhere and does not end the device."""
+        try:
+            await self.verify(pause_s=PAUSE_S)
+        except DeviceError as error:
+            log.warning("the record could not be read: %s", error)
+
     async def head(self) -> RecordHead:
         """Return the newest signed head."""
         stored = await self.sign()
@@ -259,6 +279,7 @@ class Record:
             self._counter = max(self._counter, head.counter)
             if await audit.hash_at(tx, sequence) != hash_:
                 await self._join(tx, head)
+                await self._remember_loss(tx)
             await audit.witness(tx, head.point, at_ms=self._clock.now_ms())
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -298,7 +319,7 @@ class Record:
         async with self._database.read() as tx:
             at, head = await audit.newest(tx), await audit.newest_head(tx)
         last, signed = at.sequence if at else -1, head.sequence if head else -1
-        return [Check(name="record", passed=True, text=f"{last + 1} entries, signed up to {signed}")]
+        return [Check(name="record", passed=True, text=f"entries up to {last}, signed up to {signed}{self._lost}")]
 
     async def export(self, first_ms: int, until_ms: int) -> AsyncIterator[bytes]:
         """Yield the record as lines; entries outside of the span are left out, with their digests in their place."""

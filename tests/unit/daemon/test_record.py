@@ -20,7 +20,7 @@ import pytest
 from lenskeep.bundle.keys import generate_key
 from lenskeep.clock import Clock
 from lenskeep.database import open_database
-from lenskeep.errors import RecordCutError, RecordHeadError, RecordLostError
+from lenskeep.errors import RecordCutError, RecordHeadError, RecordLostError, StorageFullError
 from lenskeep.messages.record import RecordVerdict
 from lenskeep.registry import audit
 from lenskeep.trust import chain, recordfile
@@ -196,6 +196,8 @@ async def test_an_old_copy_of_the_registry_is_found_at_the_start_and_the_gap_sta
         await device.begin(4)
         assert device.notes == []
         assert len((await device.record.verify()).gaps) == 1
+        [line] = await device.record.checks()
+        assert line.passed and "what was lost before entry 21" in line.text
     # the entries before the gap are held as well
     tamper(folder, "UPDATE record SET reason = 'x' WHERE sequence = 6")
     assert (await verified(folder)).finding is not None
@@ -384,3 +386,21 @@ async def test_changes_at_once_stand_one_behind_the_other(tmp_path: Path) -> Non
         )
         verdict = await device.record.verify()
         assert verdict.whole and verdict.entries == 53
+
+
+async def test_a_full_disk_neither_ends_the_loop_nor_the_stop(tmp_path: Path) -> None:
+    async with records.kept(tmp_path) as device:
+        await device.begin()
+        async with device.database.write() as tx:
+            pages = await tx.one("PRAGMA page_count")
+            assert pages is not None
+            await tx.one(f"PRAGMA max_page_count = {pages[0]}")
+        await device.note(1)
+        with pytest.raises(StorageFullError):
+            await device.note(200)
+        task = asyncio.create_task(device.record.run())
+        await device.record.stop()
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
