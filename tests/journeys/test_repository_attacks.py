@@ -199,3 +199,15 @@ def test_stolen_online_key_cannot_move_the_device_into_the_far_future(device: De
     done = cli(device, "sync")
     assert "LK-4102" not in done.stderr, done.stderr
     device.runs("cap-inspect@1.0.0", "settled")
+
+
+def test_publisher_whose_metadata_is_spoiled_costs_its_own_models_only(device: Device, repository: Repository) -> None:
+    repository.publisher("weld", "weld-*")
+    repository.release("weld-seam", "0.9.0")
+    assert cli(device, "sync").returncode == 0
+    release(repository, "1.1.0")
+    repository.assign(ID, main="cap-inspect@1.1.0")
+    spoiled = repository.folder / "metadata" / repository.document("weld").file
+    spoiled.write_bytes(b"{}")
+    assert cli(device, "sync").returncode == 0
+    device.runs("cap-inspect@1.1.0", "settled")

@@ -72,6 +72,7 @@ class TrustKeeper:
         self._clock = clock
         self._folder = folder
         self._root = root
+        self._unproven: dict[str, LenskeepError] = {}  # paths whose publisher's metadata was refused
         self._one_look = asyncio.Lock()
 
     @property
@@ -226,6 +227,8 @@ class TrustKeeper:
         return {ref for ref, listing in paths.items() if listing is not None and not listing.sha256}
 
     def _require_fresh(self, path: str, listing: Listing | None) -> None:
+        if path in self._unproven:
+            raise self._unproven[path]
         if listing is None or not listing.sha256:
             raise NotListedError(f"The repository does not list {path}. Nothing was changed.")
         if listing.expires_s <= self._clock.now_s():
@@ -256,7 +259,7 @@ class TrustKeeper:
                     return assignment
             request = Look(
                 bootstrap=self._root, stored=stored, now_s=self._clock.now_s(), device=self.device, paths=wanted,
-                offline=source is None,
+                offline=source is None, partly=True,
             )  # fmt: skip
             judged = await trustprocess.look(request, source)
             if isinstance(judged, Refusal):
@@ -297,7 +300,8 @@ class TrustKeeper:
         if (root, timestamp) != (seen.root, seen.timestamp):
             await asyncio.to_thread(self._write_seen, Seen(root, timestamp))
         self._clock.raise_floor(verdict.issued_s)
-        self.notes = []
+        self._unproven = {one.path: _fault(one.code, one.message) for one in verdict.unproven}
+        self.notes = list(self._unproven.values())
 
     def _believable(self, verdict: Verdict) -> float:
         """Bound a signed time: whoever stole the online key must not be able to move this device into the far future.
@@ -355,7 +359,11 @@ def find_root(configured: str, config_folder: Path, folder: Path) -> bytes | Non
 
 def fault_of(refusal: Refusal) -> LenskeepError:
     """Turn a refusal into the fault that it is."""
-    return fault_book().get(refusal.code, TrustError)(refusal.message)
+    return _fault(refusal.code, refusal.message)
+
+
+def _fault(code: str, message: str) -> LenskeepError:
+    return fault_book().get(code, TrustError)(message)
 
 
 def _require_key(key_id: str, listing: Listing, path: str) -> None:
