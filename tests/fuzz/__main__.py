@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tests.fuzz.watch import SCRATCH
 
 
 def main() -> int:
@@ -27,6 +30,10 @@ def main() -> int:
     guided = importlib.util.find_spec("atheris") is not None and not asked.plain
     if asked.name == "all":
         return _all(asked)
+    if guided and SCRATCH not in os.environ:  # the engine leaves without a word, and somebody has to tidy up
+        with tempfile.TemporaryDirectory(prefix="lk-fuzz-") as folder:
+            command = [sys.executable, "-m", "tests.fuzz", *sys.argv[1:], "--seed", str(asked.seed)]
+            return subprocess.run(command, env=os.environ | {SCRATCH: folder}, check=False).returncode
     print(f"{asked.name}: seed {asked.seed}, {'guided by coverage' if guided else 'mutations alone'}", flush=True)
     return _guided(asked) if guided else _plain(asked)
 

@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import functools
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -42,7 +43,7 @@ from lenskeep.messages.runner import (
     decoder,
     frame,
 )
-from lenskeep.messages.trust import Look, Refusal, Verdict
+from lenskeep.messages.trust import FromTrust, Look, Refusal, Verdict, Want
 from lenskeep.runner.wire import Channel, HungUpError
 from lenskeep.trust import (
     assignment,
@@ -54,19 +55,22 @@ from lenskeep.trust import (
     names,
     recordfile,
     source,
+    stick,
     strict,
 )
 from lenskeep.trust.chain import Entry, Head
 from lenskeep.trust.keeping import documents
 from tests import hostile, tinybundle
 from tests.forger import Forger
-from tests.fuzz.watch import Target
+from tests.fuzz.watch import SCRATCH, Target
 from tests.unit.bundle import onnxmodels
 
 
 @functools.cache
 def scratch() -> Path:
-    """A folder in memory, removed at the end."""
+    """A folder in memory, removed at the end (by whoever gave it, if it was given)."""
+    if given := os.environ.get(SCRATCH):
+        return Path(given)
     shared = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="lk-fuzz-", dir=shared if shared.is_dir() else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -349,6 +353,56 @@ def feed_names(data: bytes) -> None:
     source.FolderSource(forger().folder).read(text, 1 << 16)
 
 
+def feed_stick(data: bytes) -> None:
+    """Each line is a file of a stick: what kind it is, its name, and what is in it."""
+    place = scratch() / "stick"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for line in data.split(b"\n")[:20]:
+        kind, _, rest = line.partition(b" ")
+        name, _, content = rest.partition(b" ")
+        _plant(place, kind, name.decode("utf-8", "surrogateescape"), content)
+    found: list[str] = [*_STICK_NAMES]
+    every(
+        lambda: found.extend(file for _, file in stick.csrs(place)),
+        lambda: found.extend(file for _, _, file in stick.reports(place)),
+    )
+    every(*(lambda name=name: stick.read(place, name, 1 << 12) for name in found))
+
+
+def _plant(place: Path, kind: bytes, name: str, content: bytes) -> None:
+    """Put something on a stick. Nothing is ever written through a link, and links lead to a decoy alone."""
+    decoy = scratch() / "decoy"
+    decoy.mkdir(exist_ok=True)
+    path = place / name.replace("\0", "").lstrip("/")
+    with contextlib.suppress(OSError):
+        if ".." in path.parts or os.path.lexists(path) or not path.parent.resolve().is_relative_to(place.resolve()):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == b"link":
+            path.symlink_to(decoy)
+        elif kind == b"pipe":
+            os.mkfifo(path)
+        elif kind == b"folder":
+            path.mkdir()
+        else:
+            path.write_bytes(content)
+
+
+_STICK_NAMES = ("csr/cam-1.csr", "reports/cam-1/1.json", "record/cam-1.jsonl", "metadata/timestamp.json")
+STICK = b"""file csr/cam-1.csr x
+file reports/cam-1/1.json {}
+file metadata/timestamp.json {}"""
+ODD_STICK = b"""file csr/cam-1.csr x
+file reports/cam-1/1.json {}
+link reports/cam-1/2.json
+pipe reports/cam-1/3.json
+folder reports/cam-2
+link reports/cam-3
+file metadata/timestamp.json {}
+file certificates/cam-1.pem x"""
+
+
 def feed_keepers_document(data: bytes) -> None:
     """What a holder of keys is handed in a file."""
     roles = ("root", "timestamp", "snapshot", "targets", "cap-team")
@@ -371,6 +425,15 @@ def feed_to_runner(data: bytes) -> None:
 
 def feed_from_runner(data: bytes) -> None:
     decoder(FromRunner).decode(data)
+
+
+def feed_from_trust(data: bytes) -> None:
+    msgspec.msgpack.decode(data, type=FromTrust)
+
+
+def verdict() -> Verdict:
+    unlisted = ["models/a/1.0.0.lkb"]
+    return Verdict(roles=[], issued_s=0.0, stored={"root.json": b"{}"}, delegations=[], listings=[], unlisted=unlisted)
 
 
 def feed_body(data: bytes) -> None:
@@ -414,6 +477,8 @@ def plan() -> SlotPlan:
     return SlotPlan(slot="main", socket_path="/x", cameras=cameras, bundle=bundle())
 
 
+BROKEN = (LenskeepError, msgspec.DecodeError, UnicodeDecodeError)  # a message that both ends of a wire take for its end
+
 TARGETS = {
     target.name: target
     for target in (
@@ -436,11 +501,13 @@ TARGETS = {
         Target("metadata", feed_metadata, lambda: list(metadata().values())),
         Target("repository", feed_repository, repository_files),
         Target("stored-metadata", feed_stored, lambda: [bytes([n]) + data for n, data in enumerate(metadata().values())]),
+        Target("stick", feed_stick, lambda: [STICK, ODD_STICK]),
         Target("ceremony", feed_keepers_document, lambda: list(metadata().values())),
         Target("assignment", feed_assignment, assignments),
         Target("names", feed_names, lambda: [name.encode() for name in metadata()]),
         Target("to-runner", feed_to_runner, lambda: [frame(Swap(op="1", bundle=bundle()))], (LenskeepError, HungUpError)),
-        Target("from-runner", feed_from_runner, lambda: [frame(SwapFailed(op="1", code="LK-4012", message="no"))[4:]], (LenskeepError, msgspec.DecodeError, UnicodeDecodeError)),
+        Target("from-runner", feed_from_runner, lambda: [frame(SwapFailed(op="1", code="LK-4012", message="no"))[4:]], BROKEN),
+        Target("from-trust", feed_from_trust, lambda: [msgspec.msgpack.encode(each) for each in (verdict(), Want(name="x", bytes_max=1))], BROKEN),
         Target("request", feed_body, lambda: [b'{"bundle": "cap-inspect@1.0.0", "trial_s": 30}', b'{"name": "a", "pem": "x", "patterns": ["*"]}']),
         Target("fleet-request", feed_fleet_body, lambda: [msgspec.json.encode({"device": "cam-1", "token": "x", "csr": "y"})]),
         Target("pointer", feed_pointer, lambda: [msgspec.json.encode(plan())]),

@@ -16,6 +16,7 @@ from lenskeep.errors import LenskeepError
 
 HANG_S = 2.0
 GROWTH_MB_MAX = 200
+SCRATCH = "LENSKEEP_FUZZ_SCRATCH"  # a folder that the parent process removes
 KEPT = Path(__file__).parent / "kept"
 
 
