@@ -98,7 +98,7 @@ class NotSignedInError(RequestError):
 class NotPermittedError(RequestError):
     """Your role may not do this.
 
-    The token or account is known, but its role is lower than the action asks for.
+    The token or account is known, but its role does not include this action; `lenskeep help roles` lists which do.
     """
 
     code = "LK-1104"
@@ -1107,7 +1107,8 @@ class WeakConfinementError(DeviceError):
     """A process that reads models keeps more rights than it needs.
 
     Models are tried and run in processes that give up files, network and system calls first. Here the kernel could not
-    take all of that. The other layers hold, and so does the account that the service runs under.
+    take all of that, or a container around the service forbids it. The other layers hold, and so does the account that
+    the service runs under.
     """
 
     code = "LK-3003"

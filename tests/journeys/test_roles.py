@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -187,3 +188,21 @@ def test_bound_and_unbound_tokens_are_told_apart_in_the_list(shared: Device) -> 
     listed = {token.name: token for token in client.tokens()}
     assert (listed["mara-left"].slots, listed["mara-left"].person) == (["left"], "mara")
     assert all(not token.secret for token in listed.values())
+
+
+@pytest.mark.parametrize("end", ["removed", "expired"])
+def test_stream_ends_with_the_token_that_opened_it(shared: Device, end: str) -> None:
+    """Who may not see the line any more does not go on seeing it, however long ago the stream was opened."""
+    secret = secret_of(shared, f"stream-{end}", "viewer")
+    if end == "expired":
+        soon = "UPDATE token SET expires_ms = created_ms + 1500 WHERE name = ?"
+        rewrite(shared, soon, f"stream-{end}")
+    with socket.create_connection(("127.0.0.1", port_of(shared)), timeout=20) as line:
+        line.sendall(
+            f"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1:{port_of(shared)}\r\nAuthorization: Bearer {secret}\r\n\r\n".encode()
+        )
+        assert line.recv(4096).startswith(b"HTTP/1.1 200")
+        if end == "removed":
+            shared.client.remove_token(f"stream-{end}")
+        while line.recv(65536):
+            pass  # what was on its way; then the device closes

@@ -67,6 +67,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "enrol": ("identity", "Make this device a member of a fleet."),
         "fleet": ("fleet", "Run the fleet server; invite, look after and revoke devices."),
         "keys": ("keys", "Make, trust and revoke signing keys."),
+        "whoami": ("keys", "Say who you are for the device, and what you may do."),
         "token": ("keys", "Make and remove tokens for the page and for tools."),
         "trust": ("trust", "Keep the repository: who may sign, what is released, who runs what."),
         "config": ("config", "Check, read and change the configuration file."),

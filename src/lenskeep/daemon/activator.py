@@ -149,8 +149,6 @@ class Activator:
         current = await self._book.get(name)
         if current.state == SlotState.SWAPPING:
             return await self._cancel(current, by, reason)
-        if not current.previous:
-            raise NothingToRollBackToError(f"Slot {name} has no previous version. What runs there goes on.")
         await self._require_way_back(name, current.previous)
         previous = await self._book.plans.bundle_ref(current.previous)
         operation = await self._operations.begin("rollback", previous.ref, by)
@@ -158,6 +156,8 @@ class Activator:
         async def work() -> dict[str, Any]:
             async with self._book.changing[name]:
                 now = await self._book.get(name)
+                if now.previous != current.previous:  # another step back came first: the next one has its own answer
+                    await self._require_way_back(name, now.previous)
                 swapped = await self._go_back(now, SlotEvent.ROLLBACK_ASKED, by, reason, operation.id)
             return {"bundle": swapped.bundle, "interval_ms": swapped.interval_ms}
 
@@ -166,6 +166,8 @@ class Activator:
 
     async def _require_way_back(self, slot: str, bundle_id: str) -> None:
         """Refuse to go back to what was withdrawn, or is not on a locked slot's list. Raises: TrustError, SlotError."""
+        if not bundle_id:
+            raise NothingToRollBackToError(f"Slot {slot} has no previous version. What runs there goes on.")
         async with self._database.read() as tx:
             bundle = await bundles.get(tx, bundle_id)
         await self._trust.require_listed(bundle, going_back=True)

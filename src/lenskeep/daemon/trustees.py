@@ -95,7 +95,7 @@ class Tokens:
     async def list(self) -> list[Token]:
         """Return every token without its secret."""
         async with self._database.read() as tx:
-            return [_token(row) for row in await access.tokens(tx)]
+            return [_token(row, self._clock.now_ms()) for row in await access.tokens(tx)]
 
     async def add(self, request: TokenRequest, by: str) -> Token:
         """Make a token; its secret is in this answer and nowhere else. It ends no later than its maker's own token.
@@ -121,7 +121,7 @@ class Tokens:
             )  # fmt: skip
             row = await access.token_by_secret(tx, new.secret_sha256)
         assert row is not None
-        return _token(row, secret)
+        return _token(row, now_ms, secret)
 
     async def _make_room(self, tx: Transaction, name: str, now_ms: int) -> None:
         """Refuse a name that is in use; a token whose time is over gives its name free."""
@@ -156,7 +156,7 @@ class Tokens:
             return None
         if abs(now_ms - (row["last_used_ms"] or 0)) >= NOTE_USE_MS:
             await self._note_use(row["id"], now_ms)
-        return _token(row)
+        return _token(row, now_ms)
 
     async def _note_use(self, token_id: str, now_ms: int) -> None:
         try:
@@ -217,11 +217,12 @@ def _key(row: Row) -> Key:
     )  # fmt: skip
 
 
-def _token(row: Row, secret: str = "") -> Token:
+def _token(row: Row, now_ms: int, secret: str = "") -> Token:
     used_ms = row["last_used_ms"]
     return Token(
         id=row["id"], name=row["name"], role=row["role"], created=rfc3339(row["created_ms"] / 1000),
         expires=rfc3339(row["expires_ms"] / 1000), secret=secret, person=row["person"] or row["name"],
         slots=row["slots"].split(), added_by=row["added_by"],
         last_used=rfc3339(used_ms / 1000) if used_ms is not None else "",
+        left_s=max(0.0, (row["expires_ms"] - now_ms) / 1000),
     )  # fmt: skip

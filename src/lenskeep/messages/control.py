@@ -358,6 +358,7 @@ class Token(_Answer, frozen=True, kw_only=True):
     slots: list[str] = []
     added_by: str = ""
     last_used: str = ""  # to the minute; empty = never
+    left_s: float | None = None  # how long it still counts
 
 
 class AuditEntry(_Answer, frozen=True, kw_only=True):

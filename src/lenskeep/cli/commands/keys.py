@@ -14,7 +14,7 @@ from lenskeep.cli.run import run_of
 from lenskeep.cli.words import clean, moment
 from lenskeep.errors import ConflictError, RequestError, StorageError
 from lenskeep.messages.control import Key, KeyRequest, Token, TokenRequest
-from lenskeep.permissions import ROLES
+from lenskeep.permissions import ROLES, TABLE
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -191,6 +191,32 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
         screen.line("  What runs goes on.")
 
     emit(context, "key/1", key, human)
+
+
+@click.command()
+@click.pass_context
+def whoami(context: click.Context) -> None:
+    """Say who you are for the device, and what you may do.
+
+    \b
+      lenskeep whoami
+      lenskeep whoami --json
+      lenskeep help roles
+    """
+    who = run_of(context).client().whoami()
+
+    def human(screen: Screen) -> None:
+        screen.line(f"{screen.style(clean(who.name), 'strong')}  {clean(who.role)}")
+        if who.person and who.person != who.name.partition(":")[2]:
+            screen.line(f"  Approvals count for {clean(who.person)}.")
+        if who.slots:
+            screen.line(f"  Changes only the slots {clean(', '.join(who.slots))}.")
+        for name, rule in TABLE.items():
+            kind = "good" if name in who.may else "info"
+            needs = "" if name in who.may else f"  (needs {clean(' or '.join(who.needs.get(name, [])))})"
+            screen.line(f"  {screen.mark(kind)} {rule.words}{needs}")
+
+    emit(context, "whoami/1", who, human)
 
 
 @click.group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lenskeep.daemon.control.route import Ask, Reply, Route
+from lenskeep.daemon.control.streams import STREAMS
 from lenskeep.errors import NotPermittedError
 from lenskeep.messages.control import Key, KeyRequest, RevokeRequest, Token, TokenRequest, WhoAmI
 from lenskeep.permissions import TABLE, covers, permissions_of
@@ -34,7 +35,11 @@ async def add_token(ask: Ask) -> Reply:
 
 
 async def remove_token(ask: Ask) -> None:
+    """Forget a token, and end what is still streamed to whoever holds it."""
+    removed = [token.name for token in await ask.rooms.tokens.list() if ask.part("id") in (token.id, token.name)]
     await ask.rooms.tokens.remove(ask.part("id"), ask.who.by)
+    for name in removed:
+        ask.request.app[STREAMS].end_of(f"token:{name}")
 
 
 async def whoami(ask: Ask) -> WhoAmI:

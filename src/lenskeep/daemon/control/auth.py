@@ -39,6 +39,10 @@ class Identity:
     anonymous: bool = False
     person: str = ""  # whom an approval counts for
     slots: frozenset[str] = frozenset()  # a token may be bound to some; empty = all
+    left_s: float | None = None  # how long the token still counts
+
+
+WHO = web.RequestKey("who", Identity)
 
 
 def require(who: Identity | None, permission: Permission) -> None:
@@ -75,7 +79,8 @@ async def identify(request: web.Request, control: Control, tokens: Tokens) -> Id
         token = await tokens.find(secret)
         if token is None:
             raise NotSignedInError("This token is not known here or has expired. Nothing was changed.")
-        return Identity(f"token:{token.name}", token.role, person=token.person, slots=frozenset(token.slots))
+        by, slots = f"token:{token.name}", frozenset(token.slots)
+        return Identity(by, token.role, person=token.person, slots=slots, left_s=token.left_s)
     return None if control.anonymous_role == "none" else Identity("anonymous", "viewer", anonymous=True)
 
 

@@ -144,7 +144,7 @@ def _serve(route: Route, config: Config, rooms: Rooms, repeats: Repeats) -> Hand
             known = await auth.identify(request, config.control, rooms.tokens)
             auth.require(known, route.permission)
             assert known is not None, "require lets nobody pass where a permission is needed"
-            who = known
+            who = request[auth.WHO] = known
         if "Content-Encoding" in request.headers:
             raise web.HTTPUnsupportedMediaType(reason="an encoded body is not taken")
         query = decode_query(request, route.query)

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from lenskeep.daemon.control.auth import WHO, Identity
 from lenskeep.errors import ConflictError
 from lenskeep.messages.control import Event
 from lenskeep.messages.runner import Picture
@@ -33,20 +34,32 @@ class Streams:
     """The streams that are open now."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        self._tasks: dict[asyncio.Task[object], str] = {}
 
     @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Count the running request as a stream. Raises: ConflictError when there are too many."""
+    def enter(self, who: Identity | None = None) -> Iterator[None]:
+        """Count the running request as a stream; it ends with the token that opened it.
+
+        Raises: ConflictError when there are too many.
+        """
         if len(self._tasks) >= STREAMS_MAX:
             raise ConflictError(f"{STREAMS_MAX} streams are open already; close one first.")
         task = asyncio.current_task()
         assert task is not None, "a request runs in a task"
-        self._tasks.add(task)
+        self._tasks[task] = who.by if who is not None else ""
+        left_s = None if who is None else who.left_s
+        timer = None if left_s is None else asyncio.get_running_loop().call_later(left_s, task.cancel)
         try:
             yield
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
+            if timer is not None:
+                timer.cancel()
+
+    def end_of(self, by: str) -> None:
+        """End the streams of somebody who may not see them any more."""
+        for task in [task for task, whose in self._tasks.items() if whose == by]:
+            task.cancel()
 
     async def end(self, _app: web.Application) -> None:
         """End them all, so that the server can stop."""
@@ -72,7 +85,7 @@ async def send_events(
 ) -> web.StreamResponse:
     """Answer with events until the reader goes; without `follow` until nothing more is waiting."""
     answer = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-    with request.app[STREAMS].enter(), contextlib.suppress(ConnectionResetError):
+    with request.app[STREAMS].enter(request.get(WHO)), contextlib.suppress(ConnectionResetError):
         async with closing(_with_heartbeats(events, follow)) as beats:
             await anext(beats)  # from here on nothing is missed
             await answer.prepare(request)
@@ -129,7 +142,7 @@ def picture_headers(picture: Picture) -> dict[str, str]:
 async def send_pictures(request: web.Request, pictures: AsyncIterator[Picture]) -> web.StreamResponse:
     """Answer with JPEG pictures until the reader goes; the first one is there before the first header goes out."""
     answer = web.StreamResponse(headers={"Content-Type": f"multipart/x-mixed-replace; boundary={BOUNDARY}"})
-    with request.app[STREAMS].enter(), contextlib.suppress(ConnectionResetError):
+    with request.app[STREAMS].enter(request.get(WHO)), contextlib.suppress(ConnectionResetError):
         async with closing(pictures) as stream:
             async for picture in stream:
                 if not answer.prepared:
