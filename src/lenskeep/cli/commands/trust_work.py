@@ -278,7 +278,8 @@ def _sign_here(context: click.Context, folder: Path, yes: bool, options: Mapping
     screen = screen_of(context)
     looked = Workspace(_existing(folder))
     state.require(looked)
-    ids = {signer.public.id for signer in _signers(context, options)}
+    opened = _signers(context, options)
+    ids = {signer.public.id for signer in opened}
     requests = [ceremony.request_of(looked, role) for role in looked.pending()]
     mine = [one for one in requests if one is not None and ids & {holder.id for holder in one.entitled}]
     for request in mine if not screen.json else ():
@@ -297,16 +298,16 @@ def _sign_here(context: click.Context, folder: Path, yes: bool, options: Mapping
             raise KeepingError("What waits here has changed since it was shown. Nothing was signed.")
         return [f"Signed {role}." for role in roles] or ["Nothing waits for these keys."]
 
-    _change(context, folder, act, **options)
+    _change(context, folder, act, opened=opened, **options)
 
 
 def _change(
     context: click.Context, folder: Path, act: Act, *, dry_run: bool, keys: Sequence[str],
     passphrase_file: Path | None, create: bool = False, force: bool = False, must_renew: bool = False,
-    refused: Sequence[str] = (),
+    refused: Sequence[str] = (), opened: list[Signer] | None = None,
 ) -> None:  # fmt: skip
     """Do one thing to a repository: all of it, or nothing."""
-    signers = _signers(context, {"keys": keys, "passphrase_file": passphrase_file})
+    signers = opened or _signers(context, {"keys": keys, "passphrase_file": passphrase_file})
     now_s = _now_s()
     with _opened(context, folder, dry_run=dry_run, create=create) as work:
         did = act(work, signers, now_s)
