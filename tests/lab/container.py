@@ -20,6 +20,7 @@ from typing import TypeVar
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 BOOT_MAX_S = 30.0
+MORE = "landlock_create_ruleset landlock_add_rule landlock_restrict_self"  # a machine has them, a container may not
 T = TypeVar("T")
 
 # $1: an empty folder for the mounts; the rest is systemd-nspawn's. `exec` keeps the pid that the test knows.
@@ -74,7 +75,7 @@ class Container:
         self._process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-c", MAKE_DISK,
              "sh", disk, "--quiet", f"--directory={disk}/root", f"--machine=lab-{os.getpid()}", "--boot",
-             "--register=no", "--keep-unit", "--private-network", "--console=pipe", *binds,
+             "--register=no", "--keep-unit", "--private-network", "--console=pipe", *binds, f"--system-call-filter={MORE}",
              "systemd.unit=multi-user.target"],
             stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console, start_new_session=True,
         )  # fmt: skip

@@ -105,6 +105,9 @@ def test_a_model_is_proven_swapped_in_and_judges_under_the_hardening(host: Host,
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
     assert re.search(r"^Seccomp:\t2$", status, re.MULTILINE)
     assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
+    said = {check.name: check for check in host.client.health()}
+    for name in ("sandbox main", "sandbox trial"):  # the unit lets its processes confine themselves further
+        assert said[name].passed, said[name]
 
 
 def test_nothing_reports_to_the_maker_of_a_library(host: Host) -> None:

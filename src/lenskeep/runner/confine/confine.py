@@ -91,9 +91,10 @@ def confine(needs: Needs) -> Confinement:
 
 
 def _restrict_files(needs: Needs, accelerated: bool, found: _Found) -> None:
-    abi = landlock.version()
-    if not abi:
-        found.gaps.append("files are open: this kernel has no Landlock, or it is switched off")
+    try:
+        abi = landlock.version()
+    except OSError as error:
+        found.gaps.append(f"files are open: {landlock.why_not(error)}")
         return
     paths = dict.fromkeys(_readable(), landlock.READ)
     paths[Path("/dev/null")] |= landlock.WRITE

@@ -8,6 +8,7 @@ Source: Linux 6.18, Documentation/userspace-api/landlock.rst. Later kernels refu
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -32,11 +33,15 @@ PORTS_SINCE, SCOPES_SINCE = 4, 6
 
 
 def version() -> int:
-    """Return which Landlock this kernel has; 0 = none, or none that may be used."""
-    try:
-        return kernel.call(_CREATE, None, 0, _ASK_VERSION)
-    except OSError:
-        return 0
+    """Return which Landlock this kernel has. Raises: OSError when it has none, or none that may be used here."""
+    return kernel.call(_CREATE, None, 0, _ASK_VERSION)
+
+
+def why_not(error: OSError) -> str:
+    """Say in words why there is no Landlock."""
+    if error.errno == errno.EPERM:
+        return "the container or service around it does not let Landlock be used"
+    return "this kernel has no Landlock, or it is switched off"
 
 
 def _file_rights(abi: int) -> int:
