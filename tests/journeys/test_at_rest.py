@@ -81,7 +81,7 @@ def test_a_scrub_of_whole_files_says_so_and_the_line_goes_on(two: Device) -> Non
     two.runs("cap-inspect@1.1.0", "settled")
 
 
-@pytest.mark.attack(74, "installed file changed after activation")
+@pytest.mark.attack(74)
 def test_bit_rot_under_the_active_version_is_loud_and_what_runs_goes_on_and_the_next_start_runs_the_one_before(
     two: Device,
 ) -> None:
@@ -97,7 +97,7 @@ def test_bit_rot_under_the_active_version_is_loud_and_what_runs_goes_on_and_the_
     assert recorded(two, "rollback")[0].reason.startswith("LK-5003")
 
 
-@pytest.mark.attack(74, "installed file changed after activation, found by the start itself")
+@pytest.mark.attack(74)
 def test_a_model_that_rots_while_the_device_is_off_is_not_started_and_the_one_before_runs(two: Device) -> None:
     path = blob(two, "1.1.0")
     forget_prepared(two, "1.1.0")
@@ -110,7 +110,7 @@ def test_a_model_that_rots_while_the_device_is_off_is_not_started_and_the_one_be
     assert not path.exists()
 
 
-@pytest.mark.attack(74, "installed file changed before an activation")
+@pytest.mark.attack(74)
 def test_a_file_that_is_not_the_model_rots_and_the_version_is_not_activated(two: Device) -> None:
     assert two.bring("1.2.0", extra={"card.md": b"# a card"}).state == "succeeded"
     golden = next(f for f in two.client.bundle("cap-inspect@1.2.0").files if f["name"] == "card.md")["sha256"]
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_the_model_rots_and_the_version_is_not_activated(two:
     two.runs("cap-inspect@1.1.0", "rolled_back")
 
 
-@pytest.mark.attack(74, "installed file of the previous version changed")
+@pytest.mark.attack(74)
 def test_going_back_to_a_warm_version_waits_for_no_disk_and_its_damage_is_found_afterwards(two: Device) -> None:
     assert two.slot().previous_warm
     rot(blob(two, "1.0.0"))
@@ -129,7 +129,7 @@ def test_going_back_to_a_warm_version_waits_for_no_disk_and_its_damage_is_found_
     two.until(lambda: "LK-5003" in codes(two), "its damage is found beside")
 
 
-@pytest.mark.attack(74, "rollback to a damaged version")
+@pytest.mark.attack(74)
 def test_going_back_passes_over_a_damaged_version_to_an_older_whole_one(two: Device) -> None:
     two.settle("1.2.0")
     rot(blob(two, "1.1.0"))
@@ -190,7 +190,7 @@ def test_a_scrub_goes_on_where_a_killed_daemon_was(make_device: MakeDevice) -> N
     assert "LK-5003" in codes(device)
 
 
-@pytest.mark.attack(75, "file swapped between check and load")
+@pytest.mark.attack(75)
 def test_a_file_that_is_swapped_again_and_again_while_it_is_activated_never_runs_with_other_bytes(
     make_device: MakeDevice,
 ) -> None:

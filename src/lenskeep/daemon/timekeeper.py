@@ -18,12 +18,12 @@ from lenskeep.registry import audit, journal
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 5.0
+LOOK_S = 2.0
 FLOOR = "clock floor"  # counter, in seconds since 1970
 
 
 class Timekeeper:
-    """Looks at the clock every few seconds."""
+    """Looks at the clock every two seconds."""
 
     def __init__(self, database: Database, clock: Clock, events: Events) -> None:
         self._database = database

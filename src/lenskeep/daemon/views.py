@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -164,7 +165,7 @@ class Views:
             view = await self._bundle(tx, stored, await slots.in_use(tx))
         facts = manifests.parse(stored.manifest)
         card = next((file for file in files if file.name == facts.card), None)
-        text = await asyncio.to_thread(self._blobs.path(card.sha256).read_text, "utf-8", "replace") if card else ""
+        text = await asyncio.to_thread(_read_card, self._blobs.path(card.sha256)) if card else ""
         return BundleDetail(
             bundle=view, manifest=msgspec.to_builtins(facts), card=text,
             files=[msgspec.to_builtins(file) for file in files],
@@ -237,6 +238,13 @@ class Views:
             )
             for (start_s, name, bundle), span in sorted(merged.items(), key=lambda item: item[0])
         ]  # fmt: skip
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""  # damaged and set aside; `doctor` says so
 
 
 def _ref(bundle: StoredBundle | None) -> str:

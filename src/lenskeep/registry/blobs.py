@@ -135,7 +135,7 @@ class Blobs:
             with translated(target):
                 target.parent.mkdir(exist_ok=True, mode=0o750)
                 # also over a file that is there: its bytes may have rotted, these have just been hashed
-                staged.replace(target)
+                staged.rename(target)
                 touched |= {target.parent, self.folder}
         for folder in touched:
             sync_folder(folder)

@@ -17,7 +17,7 @@ from tests.unit.test_clock import DAY_S, NOW, YEAR_2099_S, SetClock
 REGISTRY, METRICS = "lenskeep.registry.schema", "lenskeep.registry.metrics_schema"
 
 
-@pytest.mark.attack(91, "the signed floor outlives the daemon and the clock")
+@pytest.mark.attack(91)
 async def test_the_floor_is_kept_over_a_restart_and_never_sinks(tmp_path: Path) -> None:
     async with open_database(tmp_path / "r.sqlite", REGISTRY) as database:
         clock = SetClock(NOW)
@@ -32,7 +32,7 @@ async def test_the_floor_is_kept_over_a_restart_and_never_sinks(tmp_path: Path) 
         assert not clock.trusted()
 
 
-@pytest.mark.attack(91, "a clock that leaps is on record and at fault")
+@pytest.mark.attack(91)
 async def test_a_leap_is_on_record_when_it_comes_and_when_it_is_over(tmp_path: Path) -> None:
     async with open_database(tmp_path / "r.sqlite", REGISTRY) as database:
         clock = SetClock(NOW)
@@ -57,7 +57,7 @@ async def test_a_leap_is_on_record_when_it_comes_and_when_it_is_over(tmp_path: P
         ]
 
 
-@pytest.mark.attack(91, "a clock in the future forgets no history")
+@pytest.mark.attack(91)
 async def test_retention_follows_the_clock_slowly_so_that_a_leap_wipes_nothing(tmp_path: Path) -> None:
     async with open_database(tmp_path / "m.sqlite", METRICS) as database, database.write() as tx:
         now_s = int(NOW)
