@@ -486,6 +486,25 @@ def _facts(action: str, subject: str) -> chain.Facts:
     )  # fmt: skip
 
 
+class _Courier:
+    """Somebody who carries files that nobody wants."""
+
+    closed = True
+
+    async def wanted(self, seconds: float) -> None:
+        return None
+
+    async def bring(self, number: int, chunks: AsyncIterator[bytes]) -> None:
+        async for _ in chunks:
+            pass
+
+    async def absent(self, number: int) -> None:
+        return None
+
+    async def failed(self, number: int, message: str) -> None:
+        return None
+
+
 class _Sync(_Part):
     """A device that follows no repository."""
 
@@ -493,7 +512,7 @@ class _Sync(_Part):
         return self.device.begin("sync", request.source or "fleet", by)
 
     def courier(self, operation_id: str) -> Any:
-        raise UnknownNameError(f"No sync {operation_id!r} waits for files.")
+        return _Courier()
 
     async def view(self) -> RepositoryView:
         return RepositoryView(

@@ -72,9 +72,11 @@ async def test_every_route_of_the_document_answers(unix, device: PocketDevice):
         "TokenRequest": {"name": "t", "role": "viewer"},
         "SignRequest": {"id": "1f3a9c20", "digest": "ab" * 32, "meaning": "approval", "reason": "seen"},
         "RefuseRequest": {"id": "1f3a9c20", "reason": "not this lot"},
+        "RootRequest": {"root": "{}"}, "SyncRequest": {}, "CarryFault": {"message": "pulled out"},
+        "InstallRequest": {"chain": "x"}, "EnrolRequest": {"url": "https://fleet:8443", "token": "lke_x"},
     }  # fmt: skip
     device.begin("check", "cap-inspect@1.0.0", "test")
-    places = {"ref": "cap-inspect@1.0.0", "slot": "main", "camera": "cam-1", "id": ""}
+    places = {"ref": "cap-inspect@1.0.0", "slot": "main", "camera": "cam-1", "id": "", "number": "1"}
     late = [route for route in ROUTES if route.method == "DELETE"]
     for route in [route for route in ROUTES if route not in late] + late:
         places["id"] = {"/v1/operations/{id}": "op1", "/v1/tokens/{id}": "t"}.get(route.path, "k")
