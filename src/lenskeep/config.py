@@ -21,6 +21,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
 Count = Annotated[int, Meta(ge=1)]
 NatNumber = Annotated[int, Meta(ge=0)]
+TEXT_MAX, LINE_MAX = 256 << 10, 4096  # letters
 _PLACE = r"^[a-z0-9][a-z0-9-]{0,30}$"
 _DEVICE_ID = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 _SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
@@ -190,16 +191,23 @@ class Config(_Section, frozen=True, kw_only=True):
 
 def parse(text: str) -> Config:
     """Read a configuration. Raises: ConfigError naming the key."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The file is not TOML: {error}.") from error
+    raw = read_toml(text)
     try:
         config = msgspec.convert(raw, Config, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(_named(str(error))) from error
     _check_places(config)
     return config
+
+
+def read_toml(text: str) -> dict[str, object]:
+    """Read a configuration's words; a text that would keep the reader busy is none. Raises: ConfigError."""
+    if len(text) > TEXT_MAX or any(len(line) > LINE_MAX for line in text.splitlines()):
+        raise ConfigError(f"The file has over {TEXT_MAX} letters, or over {LINE_MAX} in a line.")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also for an integer of 5,000 digits
+        raise ConfigError(f"The file is not TOML: {error}.") from error
 
 
 def load(path: Path) -> Config:

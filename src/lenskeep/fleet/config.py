@@ -6,7 +6,6 @@ Rules. A key is written twice in all: in `config/fleet.toml` with its comment, a
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from lenskeep.config import read_toml
 from lenskeep.errors import ConfigError
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -123,10 +123,9 @@ class FleetPlaces(Struct, frozen=True):
 
 def parse(text: str) -> FleetConfig:
     """Read a configuration. Raises: ConfigError naming the key."""
+    raw = read_toml(text)
     try:
-        return msgspec.convert(tomllib.loads(text), FleetConfig, strict=True)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The file is not TOML: {error}.") from error
+        return msgspec.convert(raw, FleetConfig, strict=True)
     except msgspec.ValidationError as error:
         sentence, _, path = str(error).partition(" - at `$")
         raise ConfigError(f"{path.strip('`').lstrip('.')}: {sentence}." if path else f"{sentence}.") from error
