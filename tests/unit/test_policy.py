@@ -113,7 +113,7 @@ def test_no_order_of_events_activates_without_enough_different_people(demand: De
             elif step == "refuse":
                 world.request = end(world.request, ApprovalEvent.REFUSED)
             elif step == "pass time":
-                world.now_ms += 400
+                world.now_ms += 600
             elif step == "other policy":
                 world.demand = dataclasses.replace(world.demand, approvals=world.demand.approvals - 1)
             elif step == "look":
