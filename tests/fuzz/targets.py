@@ -232,7 +232,8 @@ def record() -> bytes:
 def feed_record(data: bytes) -> None:
     lines = data.splitlines(keepends=True)
     verdict = recordfile.verify(lines, key=KEY.public)
-    assert not verdict.whole or data == record()
+    # the signed head may be spelled in more than one way, everything that it vouches for in one only
+    assert not verdict.whole or lines[:-1] == record().splitlines(keepends=True)[:-1]
     recordfile.verify(lines)
 
 
