@@ -2,8 +2,8 @@
 
 A folder is granted as it stands at the start. One that is emptied by being removed and made anew is another folder to
 the kernel, and one that is mounted later was not there; so the folder around it is granted too. Where that would open
-more than pictures, the place is watched instead, and the process starts anew once it is another one. Names of cameras
-are looked up in files that are replaced as well, all over `/etc`.
+more than pictures, the place is watched instead, and the process starts anew once it is another one. The list of
+name servers is replaced as well: on machines that keep it in `/etc` itself, a slot whose cameras have names reads that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from lenskeep.runner.confine import landlock
 from lenskeep.runner.sources.address import PORTS, endpoint
 
 _PORT_OF_NAMES = 53
-_NAMES = Path("/etc/resolv.conf")
+_NAME_SERVERS = Path("/etc/resolv.conf")
+_NAMES = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
 _VIDEO = Path("/sys/class/video4linux")
 
 
@@ -79,8 +80,13 @@ def paths_of(cameras: Iterable[CameraPlan], private: Iterable[Path]) -> dict[Pat
             folder = _folder_around(place, private)
             paths |= dict.fromkeys([place, folder] if folder else [place], landlock.READ)
     if network_of(cameras).names:
-        paths |= dict.fromkeys((_NAMES.parent, _NAMES.resolve().parent), landlock.READ)
+        paths |= dict.fromkeys(_names(), landlock.READ)
     return paths
+
+
+def _names() -> list[Path]:
+    """Return what names are looked up with; the list of servers is replaced whenever the network changes."""
+    return [_NAME_SERVERS.resolve().parent, *map(Path, _NAMES)]
 
 
 def _place_of(camera: CameraPlan) -> Path | None:

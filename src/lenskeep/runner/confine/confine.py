@@ -85,9 +85,13 @@ def confine(needs: Needs) -> Confinement:
     _restrict_calls(needs, found)
     return Confinement(
         no_new_privs=kernel.status("NoNewPrivs") == "1", landlock_abi=found.landlock,
-        filesystem=needs.files if found.landlock else "open", network=_network(needs.network, found),
+        filesystem=_files(needs, accelerated) if found.landlock else "open", network=_network(needs.network, found),
         seccomp=found.calls, limits=found.limits, gaps=found.gaps,
     )  # fmt: skip
+
+
+def _files(needs: Needs, accelerated: bool) -> str:
+    return "read-only but for devices" if accelerated else needs.files
 
 
 def _restrict_files(needs: Needs, accelerated: bool, found: _Found) -> None:

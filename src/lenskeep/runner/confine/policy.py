@@ -40,7 +40,8 @@ def confine_runner(plan: SlotPlan) -> tuple[Confinement, LonePlaces]:
     devices = any(rights & landlock.WRITE for rights in paths.values())
     files = "read-only but for camera devices" if devices else "read-only"
     needs = Needs(paths, files, cameras.network_of(plan.cameras), serves=True, renices=True)
-    return confine(needs), lone
+    confinement = confine(needs)
+    return confinement, lone if confinement.landlock_abi else LonePlaces([], [])
 
 
 def _folders_of(plan: SlotPlan) -> set[str]:
