@@ -186,6 +186,7 @@ def cancel(context: click.Context, role: str, **options: Any) -> None:
 @click.argument("files", nargs=-1, metavar="[REQUEST|ANSWER…] [DIR]", type=click.Path(path_type=Path, exists=True))
 @click.option("--import", "import_", is_flag=True, help="Collect the holders' answers.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Where the answer is written.")
+@click.option("--known", type=FILE, help="The root that you trust: the request has to build upon that very one.")
 @click.option("--yes", is_flag=True, help="Do not ask; the words were compared.")
 @changing
 def sign(context: click.Context, files: tuple[Path, ...], **options: Any) -> None:
@@ -272,6 +273,7 @@ def follow(context: click.Context, /, root: Path, yes: bool) -> None:
     \b
       lenskeep trust follow 1.root.json
       lenskeep sync
+      lenskeep sync --import STICK
     """
     import hashlib
 

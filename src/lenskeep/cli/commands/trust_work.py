@@ -207,7 +207,8 @@ def refresh(context: click.Context, *, usb: bool | None, if_due: bool, repositor
 
 
 def sign(
-    context: click.Context, files: Sequence[Path], *, import_: bool, out: Path | None, yes: bool, repository: Path,
+    context: click.Context, files: Sequence[Path], *, import_: bool, out: Path | None, known: Path | None, yes: bool,
+    repository: Path,
     **options: Any,
 ) -> None:  # fmt: skip
     """Sign a request, collect answers, or sign what waits."""
@@ -221,7 +222,7 @@ def sign(
     elif papers:
         if len(papers) > 1:
             raise RequestError("Sign one request at a time.", hint="Answers are collected with --import.")
-        _answer(context, papers[0], out, yes, options)
+        _answer(context, papers[0], out, known, yes, options)
     else:
         _sign_here(context, folder, yes, options)
 
@@ -246,13 +247,17 @@ def _import(context: click.Context, papers: Sequence[Path], folder: Path, option
     _change(context, folder, act, refused=refused, **options)
 
 
-def _answer(context: click.Context, paper: Path, out: Path | None, yes: bool, options: Mapping[str, Any]) -> None:
+def _answer(
+    context: click.Context, paper: Path, out: Path | None, known: Path | None, yes: bool, options: Mapping[str, Any]
+) -> None:
     screen = screen_of(context)
     request = ceremony.read_request(_small(paper))
     document = request.document
     spoken = ceremony.spoken(document.digest)
     if not screen.json:
         trust_words.show_request(screen.note, request)
+    if known is not None:
+        ceremony.check_known(request, _small(known))
     signers = _signers(context, options)
     if len(signers) != 1:
         raise RequestError("Sign with one key: --key KEY.")

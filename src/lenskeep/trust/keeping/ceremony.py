@@ -19,11 +19,11 @@ from securesystemslib.signer import Signature
 from lenskeep.bundle import strictjson
 from lenskeep.bundle.keys import Signer
 from lenskeep.errors import AnswerRefusedError, BundleFormatError, KeepingError, NotEntitledError
-from lenskeep.trust.keeping import documents, proposals, state
+from lenskeep.trust.keeping import documents, proposals, scopes, state
 from lenskeep.trust.keeping.documents import Delegator, Document, Holder, Tally
 from lenskeep.trust.keeping.proposals import Proposal
 from lenskeep.trust.keeping.workspace import Workspace
-from lenskeep.trust.names import ROLE_NAME, ROOT, TOP_ROLES
+from lenskeep.trust.names import ROLE_NAME, ROOT, TOP_ROLES, TOP_TARGETS
 
 REQUESTS = "requests"
 _REQUEST_BYTES_MAX = 4 * documents.DOCUMENT_BYTES_MAX
@@ -64,6 +64,7 @@ class Request:
     present: Document | None
     judges: tuple[Delegator, ...]
     why: str
+    judge: Document | None = None  # the root that says who signs targets
 
     @property
     def tallies(self) -> list[Tally]:
@@ -122,7 +123,7 @@ def _request(work: Workspace, current: state.State, proposal: Proposal, summary:
         root = proposals.load(work, ROOT)
         judges = [] if proposal.role == ROOT else [root.document if root is not None else current.root]
     else:
-        targets = proposals.load(work, "targets")
+        targets = proposals.load(work, TOP_TARGETS)
         judges = [targets.document if targets is not None else current.targets]
     request = _Request(
         role=proposal.role,
@@ -144,20 +145,38 @@ def read_request(data: bytes) -> Request:
     document = _document(raw.role, raw.document)
     present = None if raw.present is None else _document(raw.role, raw.present)
     if raw.role == ROOT:
-        judges: list[Delegator] = [document.root, *([] if present is None else [present.root])]
-    elif raw.role in TOP_ROLES:
-        judges = [_document(ROOT, judge).root for judge in raw.judges]
+        return Request(document, present, (document.root, *(() if present is None else (present.root,))), raw.why)
+    if raw.role in TOP_ROLES:
+        roots = [_document(ROOT, judge) for judge in raw.judges]
+        return Request(document, present, tuple(root.root for root in roots), raw.why, roots[0] if roots else None)
+    judges = tuple(_document(TOP_TARGETS, judge).targets for judge in raw.judges)
+    return Request(document, present, judges, raw.why)
+
+
+def check_known(request: Request, known: bytes) -> None:
+    """Compare a request with the root that a holder trusts already: the request must build upon that very root.
+
+    Raises: KeepingError when it does not, MetadataFormatError.
+    """
+    root = documents.read(ROOT, known)
+    if request.document.role == ROOT:
+        true = request.present is not None and request.present.digest == root.digest
     else:
-        judges = [_document("targets", judge).targets for judge in raw.judges]
-    return Request(document, present, tuple(judges), raw.why)
+        judge = request.judge
+        true = judge is not None and (judge.digest == root.digest or state.proven_by(judge, root.root))
+    if not true:
+        raise KeepingError("The request does not build upon the root that you know. Nothing was signed.")
 
 
 def answer(request: Request, signer: Signer) -> Answer:
-    """Sign a request. Raises: NotEntitledError when the key's signature would not count."""
+    """Sign a request. Raises: NotEntitledError when the key's signature would not count, KeepingError."""
     if signer.public.id not in {holder.id for holder in request.entitled}:
         names = ", ".join(str(holder) for holder in request.entitled) or "nobody"
         raise NotEntitledError(f"This key may not sign {request.document.role}; {names} may. Nothing was signed.")
     document = request.document
+    wrong = scopes.objections(document.role, document.metadata.signed)
+    if wrong:
+        raise KeepingError(f"Nobody should sign this. {' '.join(wrong)} Nothing was signed.")
     return Answer(
         role=document.role, version=document.version, digest=document.digest, key=signer.public.id,
         signature=signer.sign(document.signed_bytes).hex(),

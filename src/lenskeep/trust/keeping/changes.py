@@ -32,7 +32,6 @@ from lenskeep.trust.names import (
     TOP_TARGETS,
 )
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 PUBLISHERS_MAX = 30  # the standard's client follows 32 delegated roles
 
 
@@ -278,7 +277,7 @@ def _delegate(targets: Targets, delegation: DelegatedRole, keys: Sequence[NamedK
 def _add_keys(delegator: Delegator, role: str, keys: Iterable[NamedKey]) -> None:
     present = {holder.id for holder in documents.holders_of(delegator, role)[1]}
     for key in keys:
-        if not _NAME.fullmatch(key.name):
+        if not documents.HOLDER_NAME.fullmatch(key.name):
             raise DelegationError(f"{key.name!r} cannot be a holder's name; use a-z, 0-9, dot, dash and underscore.")
         if key.public.id in present:
             raise DelegationError(f"{role} has the key of {key.name} already; a key counts once.")

@@ -12,7 +12,7 @@ from typing import Any
 from tuf.api.metadata import Root, Targets
 
 from lenskeep.clock import rfc3339
-from lenskeep.trust.keeping import documents, releases, state
+from lenskeep.trust.keeping import documents, releases, scopes, state
 from lenskeep.trust.keeping.documents import Delegator, Document, Holder, Tally
 from lenskeep.trust.names import DIRECTOR, TOP_ROLES, model_of
 
@@ -27,8 +27,13 @@ def describe(document: Document, present: Document | None) -> list[str]:
     old: Any = None if present is None else present.metadata.signed
     changes = list(_root(body, old) if isinstance(body, Root) else _targets(body, old))
     lines += changes or ["Nothing in it changes; it is renewed."]
+    lines += [f"! DO NOT SIGN: {text}" for text in scopes.objections(document.role, body)]
     strange = sorted(set(body.unrecognized_fields) - _KNOWN_FIELDS)
-    return [*lines, *(f"! It has a field that this tool does not know: {name}." for name in strange)]
+    return [
+        *lines,
+        *_standing(body, old),
+        *(f"! It has a field that this tool does not know: {name}." for name in strange),
+    ]
 
 
 def progress(tallies: list[Tally], role: str) -> str:
@@ -54,8 +59,6 @@ def day(seconds: float) -> str:
 def _root(new: Root, old: Root | None) -> Iterator[str]:
     for role in TOP_ROLES:
         yield from _keys(role, new, old)
-    if not new.consistent_snapshot:
-        yield "! It gives up consistent snapshots; devices refuse that."
 
 
 def _targets(new: Targets, old: Targets | None) -> Iterator[str]:
@@ -87,6 +90,15 @@ def _keys(role: str, new: Delegator, old: Delegator | None) -> Iterator[str]:
     yield from (f"- {role}: the key of {_named(holder)} is taken out" for holder in before if holder.id not in now)
     if threshold != before_threshold:
         yield f"! {role}: {threshold} of {len(holders)} must sign; it was {before_threshold} of {len(before)}"
+
+
+def _standing(new: Any, old: Any) -> Iterator[str]:
+    """Say who may sign afterwards, in full: what is shown as present came with the request and may lie."""
+    if old is None or not isinstance(new, Root | Targets):
+        return
+    for role in TOP_ROLES if isinstance(new, Root) else state.delegations_of(new):
+        threshold, holders = documents.holders_of(new, role)
+        yield f"= {role} afterwards: {threshold} of {', '.join(_named(holder) for holder in holders)}"
 
 
 def _listed(new: Targets, old: Targets | None) -> Iterator[str]:

@@ -8,6 +8,7 @@ Not here: which document is in force (state), what stands in it (changes, releas
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from lenskeep.trust.names import ROOT, SNAPSHOT, TIMESTAMP
 
 DOCUMENT_BYTES_MAX = 5_000_000  # what the standard's client accepts of a targets role
 NAME_FIELD = "x-lenskeep-name"  # in a key: whose it is, for people
+HOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 KEY_TYPE, KEY_SCHEME = "ecdsa", "ecdsa-sha2-nistp256"
 # What the standard's library raises for a document that is JSON and yet not its kind of document.
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, SerializationError)
@@ -179,7 +181,8 @@ def _holder(tuf_id: str, key: Key | None) -> Holder | None:
         public = admit(str(key.keyval.get("public", "")))
     except RequestError:
         return None
-    return Holder(public.id, str(key.unrecognized_fields.get(NAME_FIELD, "")), public.pem, tuf_id)
+    name = key.unrecognized_fields.get(NAME_FIELD, "")
+    return Holder(public.id, name if isinstance(name, str) and HOLDER_NAME.fullmatch(name) else "", public.pem, tuf_id)
 
 
 def tally(document: Document, delegator: Delegator) -> Tally:

@@ -9,13 +9,50 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tuf.api.metadata import DelegatedRole, Targets
+from tuf.api.metadata import DelegatedRole, Root, Targets
 
 from lenskeep.errors import DelegationError
-from lenskeep.trust.names import DIRECTOR, ROLE_NAME, TOP_ROLES
+from lenskeep.trust.keeping import documents
+from lenskeep.trust.keeping.documents import Body
+from lenskeep.trust.names import DIRECTOR, DIRECTOR_PATHS, ROLE_NAME, TOP_ROLES, TOP_TARGETS
 
 ONLINE = "online"  # stands for director, snapshot and timestamp together
 _PATTERN = re.compile(r"[a-z0-9*][a-z0-9*-]{0,62}")
+_PATH = re.compile(rf"models/{_PATTERN.pattern}/\*")
+
+
+def objections(role: str, body: Body) -> list[str]:
+    """Say what no holder should sign and no keeper put in place, however many signatures it has."""
+    if isinstance(body, Root):
+        found = [text for name in TOP_ROLES for text in _keys(body, name)]
+        return found if body.consistent_snapshot else [*found, "It gives up consistent snapshots."]
+    if not isinstance(body, Targets):
+        return []
+    if role != TOP_TARGETS:
+        return [] if body.delegations is None else [f"{role} hands its rights on to others."]
+    found = [f"targets lists files itself, such as {path}." for path in list(body.targets)[:1]]
+    if body.delegations is None or body.delegations.roles is None or body.delegations.succinct_roles is not None:
+        return [*found, "targets delegates in a way that is not used here."]
+    for name, delegation in body.delegations.roles.items():
+        found += [*_delegation(name, delegation), *_keys(body, name)]
+    return found
+
+
+def _delegation(name: str, delegation: DelegatedRole) -> list[str]:
+    if name == DIRECTOR:
+        true = delegation.paths == DIRECTOR_PATHS
+    else:
+        paths = delegation.paths or [""]
+        true = bool(ROLE_NAME.fullmatch(name)) and name not in TOP_ROLES and all(map(_PATH.fullmatch, paths))
+    return [] if true and delegation.terminating else [f"The role {name} may sign what no such role may."]
+
+
+def _keys(delegator: Root | Targets, role: str) -> list[str]:
+    """A key of another kind, or one key under two ids, could count elsewhere in ways that nobody sees here."""
+    threshold, holders = documents.holders_of(delegator, role)
+    listed = delegator.get_delegated_role(role).keyids
+    found = [] if len(listed) == len(holders) else [f"{role} lists a key twice, or one that does not count."]
+    return found if threshold <= len(holders) else [*found, f"{role} needs more signatures than it has keys."]
 
 
 def in_scope(targets: Targets, delegation: DelegatedRole) -> bool:

@@ -97,6 +97,9 @@ def _weigh(
     judges = [root] if before.root is None else [before.root, root]
     if not all(proven_by(root, judge.root) for judge in judges):
         choice.against.append("The proposed root lacks signatures.")
+    for top in (root, targets):
+        if top is not before.document(top.role):
+            choice.against += scopes.objections(top.role, top.metadata.signed)
     if not proven_by(targets, root.root):
         choice.against.append("The role targets lacks signatures.")
     if _online_keys(before.root, SNAPSHOT) != _online_keys(root, SNAPSHOT) and before.timestamp is not None:

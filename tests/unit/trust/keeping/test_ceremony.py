@@ -13,7 +13,7 @@ import pytest
 
 from lenskeep.bundle.keys import PrivateKey, generate_key
 from lenskeep.errors import AnswerRefusedError, KeepingError, LenskeepError, NotEntitledError
-from lenskeep.trust.keeping import ceremony, changes, describing, proposals, settling
+from lenskeep.trust.keeping import ceremony, changes, describing, documents, proposals, settling
 from lenskeep.trust.keeping.ceremony import Answer, Request
 from lenskeep.trust.keeping.workspace import Workspace, writing
 from tests.repositories import Repository, StockClient
@@ -174,3 +174,75 @@ def test_a_proposal_that_a_crash_left_behind_is_forgotten(repository: Repository
     (repository.folder / "pending" / "root.json").write_text(json.dumps(raw))
     repository.refresh()
     assert proposals.load(Workspace(repository.folder), "root") is None
+
+
+def asked(repository: Repository, change: Callable[[Any], None], role: str = "root") -> Request:
+    """A request whose document a dishonest coordinator has changed."""
+    body = documents.body_of(repository.document(role))
+    body.version += 1
+    change(body)
+    plain = json.loads((repository.folder / ceremony.request_file("root", 2)).read_text())
+    plain |= {"role": role, "document": json.loads(documents.write(role, body).raw), "present": None}
+    plain["judges"] = [] if role == "root" else [json.loads(repository.document("root").raw)]
+    return ceremony.read_request(json.dumps(plain).encode())
+
+
+def _foreign_key(body: Any) -> None:
+    body.keys["e" * 64] = documents.SSlibKey("e" * 64, "ed25519", "ed25519", {"public": "ab" * 32})
+    body.roles["root"].keyids.append("e" * 64)
+
+
+def _twin(body: Any) -> None:
+    first = body.keys[body.roles["root"].keyids[0]]
+    body.keys["e" * 64] = documents.SSlibKey("e" * 64, first.keytype, first.scheme, dict(first.keyval))
+    body.roles["root"].keyids.append("e" * 64)
+
+
+def _wide(body: Any) -> None:
+    body.delegations.roles["acme"].paths.append("devices/*")
+
+
+def _open_ended(body: Any) -> None:
+    body.delegations.roles["acme"].terminating = False
+
+
+def _own_files(body: Any) -> None:
+    body.targets["devices/cam-1.json"] = documents.target_of("devices/cam-1.json", 1, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("role", "change"),
+    [("root", _foreign_key), ("root", _twin), ("root", lambda body: setattr(body, "consistent_snapshot", False)),
+     ("targets", _wide), ("targets", _open_ended), ("targets", _own_files)],
+)  # fmt: skip
+@pytest.mark.attack(58, 62, 88, 95)
+def test_a_request_with_something_hidden_in_it_is_shown_and_not_signed(
+    repository: Repository, role: str, change: Callable[[Any], None]
+) -> None:
+    seen = asked(repository, change, role)
+    assert any("DO NOT SIGN" in line for line in describing.describe(seen.document, seen.present))
+    with pytest.raises(KeepingError, match="Nobody should sign this"):
+        ceremony.answer(seen, repository.keys["anna" if role == "root" else "tara"])
+
+
+def test_a_request_that_lies_about_the_present_root_is_found_by_whoever_knows_it(repository: Repository) -> None:
+    seen = request(repository)
+    ceremony.check_known(seen, repository.root(1))
+    body = documents.body_of(repository.document("root"))
+    body.add_key(documents.tuf_key(repository.named("mallory").public, "mallory"), "root")
+    forged = documents.write("root", body)
+    plain = json.loads((repository.folder / ceremony.request_file("root", 2)).read_text())
+    lying = ceremony.read_request(json.dumps(plain | {"present": json.loads(forged.raw)}).encode())
+    with pytest.raises(KeepingError, match="root that you know"):
+        ceremony.check_known(lying, repository.root(1))
+    assert any(
+        line.startswith("= root afterwards: 2 of anna") for line in describing.describe(lying.document, lying.present)
+    )
+
+
+def test_a_holders_name_that_is_a_path_is_not_taken_for_a_name(repository: Repository) -> None:
+    key = repository.keys["anna"].public
+    body = documents.body_of(repository.document("root"))
+    for name in ("../../etc/passwd", "a\nb", "\x1b[2J", "x" * 80):
+        body.keys[documents.tuf_key(key).keyid].unrecognized_fields[documents.NAME_FIELD] = name
+        assert "" in {holder.name for holder in documents.holders_of(body, "root")[1]}
