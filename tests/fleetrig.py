@@ -36,6 +36,7 @@ plain_port = {plain_port}
 port = {operator_port}
 [limits]
 request_s_max = {request_s_max}
+idle_s_max = {idle_s_max}
 enrolments_per_minute = {tries}
 """
 
@@ -60,7 +61,9 @@ def free_port() -> int:
 class FleetServer:
     """One fleet server in a folder. What it starts, it ends."""
 
-    def __init__(self, folder: Path, *, request_s_max: float = 20.0, tries: int = 1000) -> None:
+    def __init__(
+        self, folder: Path, *, request_s_max: float = 20.0, idle_s_max: float = 75.0, tries: int = 1000
+    ) -> None:
         self.folder = folder
         self.port, self.plain_port, self.operator_port = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
@@ -68,7 +71,7 @@ class FleetServer:
         self.config.write_text(
             CONFIG.format(
                 folder=folder, port=self.port, plain_port=self.plain_port, operator_port=self.operator_port,
-                request_s_max=request_s_max, tries=tries,
+                request_s_max=request_s_max, idle_s_max=idle_s_max, tries=tries,
             )
         )  # fmt: skip
         self.socket = folder / "run" / "fleet.sock"

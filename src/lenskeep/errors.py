@@ -751,6 +751,16 @@ class ReportForkError(IdentityError):
     hint = "Check that the device was not copied; if it was, revoke it and enrol it again."
 
 
+class DeviceKeyLostError(IdentityError):
+    """The device's own key is damaged or cannot be read.
+
+    The cameras go on. The device signs with a new key, which its fleet does not know.
+    """
+
+    code = "LK-4313"
+    hint = "Restore identity/device.key from a backup and start again, or enrol the device again with its new key."
+
+
 # --- 44xx: the record ------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from lenskeep.clock import BUILT_AT, Clock
 from lenskeep.daemon.identity import Identity
 from lenskeep.database import open_database
 from lenskeep.errors import (
+    DeviceKeyLostError,
     EnrolmentTokenError,
     FleetNotProvenError,
     FleetUnreachableError,
@@ -127,6 +128,19 @@ def test_a_device_without_a_network_becomes_a_member_by_stick(
     spoiled.write_text(Path(answer["file"]).read_text().replace("A", "B", 3))
     lenskeep("identity", "install", spoiled, "--ca-fingerprint", authority, device=device, code=4)
     assert lenskeep("identity", "show", device=device)["enrolled"] is True
+
+
+@pytest.mark.parametrize("file", ["device.key", "membership.json", "id"])
+def test_a_damaged_identity_does_not_keep_the_device_from_working(make_device: Callable[..., Device], file: str) -> None:
+    device = make_device()
+    folder = device.folder / "state" / "identity"
+    folder.mkdir(parents=True)
+    (folder / file).write_bytes(b"\xffbit rot")
+    device.start()
+    codes = {check.code for check in device.client.health() if not check.passed}
+    expected = {"device.key": DeviceKeyLostError.code, "membership.json": StorageError.code}.get(file)
+    assert expected is None or expected in codes
+    assert device.client.identity().enrolled is False
 
 
 # --- the daemon's part alone ----------------------------------------------------------------------------------------

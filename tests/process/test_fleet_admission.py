@@ -292,6 +292,27 @@ async def test_a_request_that_drips_or_lies_about_its_length_is_ended(fleet: Fle
         await writer.wait_closed()
 
 
+async def test_a_caller_who_never_finishes_his_request_is_hung_up_on(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="lf-"))
+    server = FleetServer(folder, idle_s_max=1.0)
+    try:
+        server.start()
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", server.port, ssl=Member(server, "x", tmp_path).context(), server_hostname=""
+        )
+        async with asyncio.timeout(15):
+            with contextlib.suppress(OSError):
+                while not reader.at_eof():
+                    writer.write(b"GET /livez HTTP/1.1\r\n"[:1])  # a byte at a time, for ever
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.2):
+                            await reader.read(1)
+        writer.close()
+    finally:
+        server.close()
+        shutil.rmtree(folder)
+
+
 async def test_bytes_that_are_no_tls_do_not_disturb_others(fleet: FleetServer, tmp_path: Path) -> None:
     for garbage in (b"GET / HTTP/1.1\r\n\r\n", bytes(1000), b"\x16\x03\x01\xff\xff" + bytes(100)):
         _, writer = await asyncio.open_connection("127.0.0.1", fleet.port)

@@ -56,7 +56,7 @@ from lenskeep.daemon.views import Views
 from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.messages.control import CheckRequest
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
-from lenskeep.trust.identity import device_id, load_or_make_key
+from lenskeep.trust.identity import device_id, load_or_replace_key
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,8 @@ async def _build(
     await asyncio.to_thread(remove_leftovers_in_thread, places, stores.prepared | plans.pointed_files())
     # who this device is, what is on record, and whose word counts here
     device = device_id(places.identity, config.device.id, platform.node())
-    key = await asyncio.to_thread(load_or_make_key, places.identity, _credentials())
+    key, lost = await asyncio.to_thread(load_or_replace_key, places.identity, _credentials())
+    stores.notes.extend([lost] if lost is not None else [])
     identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url)
     record = Record(database, clock, key, device, places.record_head, stores.notes)
     root = find_root(config.trust.root, config_folder, places.trust)

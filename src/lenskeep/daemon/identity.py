@@ -93,20 +93,20 @@ class Identity:
     # --- what is so -----------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Take up what a fleet gave before."""
+        """Take up what a fleet gave before. Whatever is wrong with it is told; the device comes up all the same."""
         try:
             data = await asyncio.to_thread(_read_in_thread, self._folder / MEMBERSHIP_FILE)
-            membership = msgspec.json.decode(data, type=_Membership) if data else None
+            if data:
+                await self._take_up(msgspec.json.decode(data, type=_Membership))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.fault = StorageError(
-                f"{MEMBERSHIP_FILE} cannot be read: {error}.", hint="Enrol the device again: lenskeep enrol."
-            )
-            return
-        if membership is not None and membership.key_id != self.key.public.id:
-            self.fault = NotEnrolledError("The certificate is for another key than this device has now.")
-            return
-        if membership is not None:
-            await self._use(membership)
+            self.fault = StorageError(f"{MEMBERSHIP_FILE} cannot be read: {error}.", hint=_ENROL_AGAIN)
+        except LenskeepError as error:
+            self.fault = error
+
+    async def _take_up(self, membership: _Membership) -> None:
+        if membership.key_id != self.key.public.id:
+            raise NotEnrolledError("The certificate is for another key than this device has now.", hint=_ENROL_AGAIN)
+        await self._use(membership)
 
     @property
     def fleet(self) -> str:

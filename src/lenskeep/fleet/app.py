@@ -34,7 +34,6 @@ from lenskeep.fleet.store.store import SCHEMA, Store
 log = logging.getLogger("lenskeep.fleet")
 
 SOCKET_MODE = 0o660
-IDLE_S_MAX = 75.0  # also for somebody who dials and never finishes a request
 STOP_S = 2.0
 RENEWAL_LOOK_S = 3600.0
 
@@ -55,7 +54,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         )
 
         context = authority.server_context()
-        operator_runner = await _runner(stack, operators.app())
+        operator_runner = await _runner(stack, operators.app(), config.limits.idle_s_max)
         await _open_socket(stack, operator_runner, places.socket)
         if config.operators.port:
             await _open(operator_runner, "operators.port", "127.0.0.1", config.operators.port)
@@ -63,8 +62,8 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             plain = web.Application(middlewares=[guard])
             plain.add_routes(repository.routes())
             address, port = config.devices.address, config.devices.plain_port
-            await _open(await _runner(stack, plain), "devices.plain_port", address, port)
-        door = await _runner(stack, devices.app())
+            await _open(await _runner(stack, plain, config.limits.idle_s_max), "devices.plain_port", address, port)
+        door = await _runner(stack, devices.app(), config.limits.idle_s_max)
         port = await _open(door, "devices.port", config.devices.address, config.devices.port, context)
 
         begun(_words(authority, places, port, made))
@@ -89,10 +88,10 @@ async def _renew(authority: FleetAuthority, context: ssl.SSLContext) -> None:
             log.exception("The server's certificate could not be renewed.")
 
 
-async def _runner(stack: AsyncExitStack, app: web.Application) -> web.AppRunner:
+async def _runner(stack: AsyncExitStack, app: web.Application, idle_s_max: float) -> web.AppRunner:
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=STOP_S, handle_signals=False, auto_decompress=False,
-        keepalive_timeout=IDLE_S_MAX,
+        keepalive_timeout=idle_s_max,
     )  # fmt: skip
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

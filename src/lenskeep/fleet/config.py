@@ -65,6 +65,7 @@ class Limits(_Section, frozen=True, kw_only=True):
 
     enrolments_per_minute: Count = 10
     request_s_max: Annotated[float, Meta(gt=0)] = 20.0
+    idle_s_max: Annotated[float, Meta(gt=0)] = 75.0
     reports_kept: Count = 200
 
 

@@ -10,12 +10,14 @@ Not here: certificates (certificates, authority), because their library is large
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
+import secrets
 from pathlib import Path
 
 from lenskeep.bundle.keys import PrivateKey, generate_key, load_private_key
-from lenskeep.errors import ConfigError, RequestError, StorageError
+from lenskeep.errors import DeviceKeyLostError, RequestError, StorageError
 from lenskeep.trust.names import DEVICE_ID
 
 KEY_FILE, ID_FILE = "device.key", "id"
@@ -52,6 +54,27 @@ def load_or_make_key(folder: Path, credentials: Path | None = None) -> PrivateKe
         ) from error
 
 
+def load_or_replace_key(folder: Path, credentials: Path | None = None) -> tuple[PrivateKey, DeviceKeyLostError | None]:
+    """Return this device's key, whatever happened to it: a line must come up, enrolled or not.
+
+    A damaged key of ours is set aside and a new one made; where that cannot be done, the new one is for this run alone.
+    Returns: the key, and what was lost.
+    """
+    try:
+        return load_or_make_key(folder, credentials), None
+    except StorageError as error:
+        said = str(error)
+    path = folder / KEY_FILE
+    try:
+        if key_path(folder, credentials) == path and path.is_file():
+            aside = path.with_name(f"{KEY_FILE}.damaged-{secrets.token_hex(4)}")
+            path.rename(aside)
+            said = f"{said} It was set aside as {aside.name}."
+        return load_or_make_key(folder), DeviceKeyLostError(said)
+    except (OSError, StorageError):
+        return generate_key(), DeviceKeyLostError(f"{said} The new one is for this run alone.")
+
+
 def key_path(folder: Path, credentials: Path | None = None) -> Path:
     """Return where this device's key lies."""
     given = credentials / KEY_FILE if credentials is not None else None
@@ -61,30 +84,26 @@ def key_path(folder: Path, credentials: Path | None = None) -> Path:
 def device_id(folder: Path, configured: str, hostname: str) -> str:
     """Return this device's name: the configured one, else the one chosen before, else one made of the host's.
 
-    Raises: ConfigError when nothing of the host's name can be used, StorageError.
+    A disk that cannot keep the choice does not stop the device: the same host gives the same name again.
     """
     if configured:
         return configured
     path = folder / ID_FILE
-    try:
-        if path.exists():
-            stored = path.read_text(encoding="ascii").strip()
-            if DEVICE_ID.fullmatch(stored):
-                return stored
-        made = id_of_host(hostname)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        stored = path.read_text(encoding="ascii").strip()
+        if DEVICE_ID.fullmatch(stored):
+            return stored
+    made = id_of_host(hostname)
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_durably(path, f"{made}\n".encode("ascii"), 0o644)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"The device's name cannot be kept in {path}: {error}.") from error
     return made
 
 
 def id_of_host(hostname: str) -> str:
-    """Make a device's name of a host's. Raises: ConfigError when nothing of it is left."""
+    """Make a device's name of a host's; a random one when nothing of that can be used."""
     made = re.sub(r"[^a-z0-9]+", "-", hostname.partition(".")[0].lower()).strip("-")[:63]
-    if not DEVICE_ID.fullmatch(made):
-        raise ConfigError(f"device.id: no name can be made of the host name {hostname!r}; set one.")
-    return made
+    return made if DEVICE_ID.fullmatch(made) else f"device-{secrets.token_hex(4)}"
 
 
 def fingerprint(key_id: str) -> str:

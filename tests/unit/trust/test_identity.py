@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lenskeep.bundle.keys import generate_key
-from lenskeep.errors import ConfigError, StorageError
+from lenskeep.errors import StorageError
 from lenskeep.trust import identity
 
 
@@ -55,9 +55,38 @@ def test_a_name_is_chosen_once_and_stays_when_the_host_is_renamed(tmp_path: Path
     assert identity.device_id(tmp_path, "", "other") == "other"
 
 
-def test_a_host_name_that_gives_no_name_asks_for_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"device\.id"):
-        identity.device_id(tmp_path, "", "…")
+def test_a_host_name_that_gives_no_name_gets_one_that_stays(tmp_path: Path) -> None:
+    made = identity.device_id(tmp_path, "", "…")
+    assert made.startswith("device-")
+    assert identity.device_id(tmp_path, "", "…") == made
+
+
+def test_a_name_that_cannot_be_kept_does_not_stop_the_device(tmp_path: Path) -> None:
+    (tmp_path / "identity").write_text("a file where a folder should be")
+    assert identity.device_id(tmp_path / "identity", "", "cam-7") == "cam-7"
+
+
+def test_a_device_with_a_damaged_key_comes_up_with_a_new_one_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / identity.KEY_FILE).write_bytes(b"bit rot")
+    key, fault = identity.load_or_replace_key(tmp_path)
+    assert fault is not None
+    assert "set aside" in str(fault)
+    again, nothing = identity.load_or_replace_key(tmp_path)
+    assert (again.public.id, nothing) == (key.public.id, None)
+    assert [path.read_bytes() for path in tmp_path.glob("*.damaged-*")] == [b"bit rot"]
+
+
+def test_a_device_whose_key_cannot_even_be_read_comes_up_for_this_run(tmp_path: Path) -> None:
+    (tmp_path / identity.KEY_FILE).mkdir()
+    key, fault = identity.load_or_replace_key(tmp_path)
+    assert fault is not None
+    key.public.verify(key.sign(b"x"), b"x")
+    given = tmp_path / "credentials"
+    given.mkdir()
+    (given / identity.KEY_FILE).write_bytes(b"spoiled by somebody else")
+    _, fault = identity.load_or_replace_key(tmp_path / "own", given)
+    assert fault is not None
+    assert (given / identity.KEY_FILE).read_bytes() == b"spoiled by somebody else"
 
 
 def test_a_fingerprint_is_compared_as_people_type_it() -> None:
