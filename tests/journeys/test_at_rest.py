@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +190,22 @@ def test_a_scrub_goes_on_where_a_killed_daemon_was(make_device: MakeDevice) -> N
     device.start()
     scrubbed(device)
     assert "LK-5003" in codes(device)
+
+
+def test_the_command_shows_reads_and_fails_when_something_is_damaged(two: Device) -> None:
+    def scrub(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "lenskeep.cli.main", "scrub", *words],
+            env=os.environ | {"LENSKEEP_DEVICE": str(two.socket)}, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+
+    said = scrub("--now")
+    assert said.returncode == 0 and "No damage is known" in said.stdout, said.stderr
+    rot(blob(two, "1.0.0"))
+    said = scrub("--now")
+    assert said.returncode != 0 and "cap-inspect@1.0.0" in said.stdout and "import the bundle again" in said.stdout
+    assert '"damaged": [' in scrub("--json").stdout or '"damaged":[' in scrub("--json").stdout
 
 
 @pytest.mark.attack(75)
