@@ -59,7 +59,7 @@ def lenskeep(*words: object, device: Device | None = None, fleet: FleetServer | 
     if fleet is not None:
         environment["LENSKEEP_FLEET"] = str(fleet.socket)
     ran = subprocess.run(
-        [sys.executable, "-m", "lenskeep.cli.main", *map(str, words), "--json"],
+        [sys.executable, "-W", "error", "-m", "lenskeep.cli.main", *map(str, words), "--json"],
         env=environment, capture_output=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert ran.returncode == code, (ran.stdout, ran.stderr)

@@ -104,10 +104,10 @@ def show_authority(context: click.Context) -> None:
 
 
 @fleet.command()
-@click.argument("device")
+@click.argument("name", metavar="DEVICE")
 @click.option("--hours", type=click.IntRange(1, 24), default=24, show_default=True, help="How long it counts.")
 @click.pass_context
-def token(context: click.Context, device: str, hours: int) -> None:
+def token(context: click.Context, name: str, hours: int) -> None:
     """Make the token with which one device enrols, once. It is shown this once.
 
     \b
@@ -115,7 +115,7 @@ def token(context: click.Context, device: str, hours: int) -> None:
       lenskeep enrol https://fleet:8443 --token TOKEN       then on the device
       lenskeep fleet show cam-7
     """
-    made = _client(context).invite(InvitationAsk(device=_device(device), hours=hours))
+    made = _client(context).invite(InvitationAsk(device=_device(name), hours=hours))
 
     def human(screen: Screen) -> None:
         screen.line(clean(made.token))
@@ -197,10 +197,10 @@ def _stick_of(file: Path) -> Path:
 
 
 @fleet.command()
-@click.argument("device")
+@click.argument("name", metavar="DEVICE")
 @reason_required
 @click.pass_context
-def revoke(context: click.Context, device: str, reason: str) -> None:
+def revoke(context: click.Context, name: str, reason: str) -> None:
     """Let a device in no longer, from this moment on. Its key does not come back.
 
     The cameras of the device go on; it gets nothing from the fleet any more.
@@ -210,10 +210,10 @@ def revoke(context: click.Context, device: str, reason: str) -> None:
       lenskeep fleet show cam-7
       lenskeep fleet token cam-7                            for its successor
     """
-    shown = _client(context).revoke(_device(device), reason)
+    shown = _client(context).revoke(_device(name), reason)
 
     def human(screen: Screen) -> None:
-        screen.line(f"{screen.mark('good')} {clean(device)} is let in no longer; its key is refused for good.")
+        screen.line(f"{screen.mark('good')} {clean(name)} is let in no longer; its key is refused for good.")
         screen.line("  Its cameras go on with what they run.")
 
     emit(context, "fleet-device/1", shown, human)
@@ -252,9 +252,9 @@ def _running(row: DeviceRow) -> str:
 
 
 @fleet.command()
-@click.argument("device")
+@click.argument("name", metavar="DEVICE")
 @click.pass_context
-def show(context: click.Context, device: str) -> None:
+def show(context: click.Context, name: str) -> None:
     """Show one device: its key, its last report, what was witnessed of its record.
 
     \b
@@ -262,7 +262,7 @@ def show(context: click.Context, device: str) -> None:
       lenskeep fleet show cam-7 --json
       lenskeep fleet devices
     """
-    detail = _client(context).device(_device(device))
+    detail = _client(context).device(_device(name))
     emit(context, "fleet-device/1", detail, lambda screen: _show_device(screen, detail))
 
 
