@@ -142,6 +142,16 @@ def test_a_role_that_expired_by_the_floor_is_refused_although_the_clock_went_bac
     assert isinstance(device.sync(), Verdict)
 
 
+@pytest.mark.attack(78)
+def test_a_root_that_expired_by_the_floor_is_refused_and_still_kept_so_that_the_next_one_follows_it(
+    forger: Forger, device: Device
+) -> None:
+    forger.signed["root"]["expires"] = forger.words("", days=2)["expires"]
+    forger.publish("root")
+    device.refuses(EXPIRED, role="root", now_s=forger.now_s + 3 * DAY_S)
+    assert device.stored["root.json"] == forger.root(2)
+
+
 @pytest.mark.attack(91)
 def test_a_clock_at_2099_blocks_and_loses_nothing(forger: Forger, device: Device) -> None:
     device.refuses(EXPIRED, now_s=4_070_908_800.0)
@@ -426,9 +436,11 @@ def test_a_role_proved_for_one_delegator_is_not_taken_for_another(tmp_path: Path
     bad = device.sync(rules=Rules.STANDARD, device="", paths=["models/a/1.0.0.lkb", "models/b/1.0.0.lkb"])
     assert isinstance(bad, Refusal)
     assert bad.code == UNSIGNED
-    stored = device.sync(rules=Rules.STANDARD, device="", paths=["models/b/1.0.0.lkb"], offline=True)
-    assert isinstance(stored, Refusal)
-    assert stored.code == UNSIGNED
+    for paths in (["models/b/1.0.0.lkb"], ["models/a/1.0.0.lkb", "models/b/1.0.0.lkb"]):
+        device.stored["b.json"] = forger.file("b").read_bytes()
+        stored = device.sync(rules=Rules.STANDARD, device="", paths=paths, offline=True)
+        assert isinstance(stored, Refusal)
+        assert stored.code == UNSIGNED
 
 
 @pytest.mark.attack(87)
@@ -606,6 +618,27 @@ def test_stored_metadata_that_was_forged_with_a_huge_version_does_not_lock_the_d
         device.stored[f"{role}.json"] = forger.sign(forged, [generate_key()])
     verdict = device.sync()
     assert isinstance(verdict, Verdict), verdict
+
+
+@pytest.mark.attack(92)
+def test_a_stored_root_that_was_forged_is_left_for_the_provisioned_one(forger: Forger, device: Device) -> None:
+    strangers = [generate_key(), generate_key()]
+    device.stored["root.json"] = forger.sign(forger.signed["root"] | {"version": 9}, strangers)
+    verdict = device.sync()
+    assert isinstance(verdict, Verdict), verdict
+    assert verdict.stored["root.json"] == forger.root(1)
+
+
+@pytest.mark.attack(79, 92)
+@pytest.mark.parametrize("role", ["snapshot", "targets", "cap-team"])
+def test_stored_roles_of_two_times_are_not_believed_together(forger: Forger, device: Device, role: str) -> None:
+    old = device.stored[f"{role}.json"]
+    forger.publish()
+    assert isinstance(device.sync(), Verdict)
+    device.stored[f"{role}.json"] = old
+    answer = device.sync(offline=True)
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.role) == (MISMATCH, role)
 
 
 @pytest.mark.attack(92)
