@@ -34,7 +34,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "models": ("models", "List the versions on this device."),
         "usb": ("bring", "Look through a USB stick; changes nothing."),
         "import": ("bring", "Verify, store and try a bundle file or a folder of them."),
-        "sync": ("sync", "Bring the device level with its repository, also by stick."),
+        "sync": ("sync", "Bring the device level with its repository; what runs goes on meanwhile."),
         "check": ("change", "Try a version on this device; changes nothing."),
         "activate": ("change", "Swap a version in between two frames."),
         "confirm": ("change", "Keep the version that is on trial."),
