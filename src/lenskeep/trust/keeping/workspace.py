@@ -17,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -38,6 +39,7 @@ _NUMBERED = re.compile(r"([1-9][0-9]{0,15})\.([a-z0-9][a-z0-9-]{0,62})\.json")
 _TIMESTAMP_FILE = f"{METADATA}/{TIMESTAMP}.json"
 LOCK_WAIT_S = 10.0
 CHUNK_BYTES = 1 << 20
+_SYNCS_MAX = 16
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 
@@ -183,8 +185,8 @@ class Workspace:
     def _write(self, files: list[tuple[str, bytes]]) -> None:
         """Write files that may appear in any order among themselves; durable when it returns."""
         scratch = [(self._scratch(data), name) for name, data in files]
-        for path, _ in scratch:
-            _sync(path, os.O_RDONLY)
+        with ThreadPoolExecutor(_SYNCS_MAX if len(scratch) > _SYNCS_MAX else 1) as pool:  # disks like many at once
+            list(pool.map(lambda one: _sync(one[0], os.O_RDONLY), scratch))
         for path, name in scratch:
             self._appear(path, name)
         for folder in sorted({(self.folder / name).parent for _, name in scratch}):
