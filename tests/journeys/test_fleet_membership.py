@@ -215,6 +215,8 @@ async def test_somebody_in_between_is_refused_and_hears_no_token(fleet: FleetSer
             await victim.enrol(ask(fleet, token, url=url), "test")
         assert token.encode() not in heard
         assert not victim.view().enrolled
+        async with victim._database.read() as tx:
+            assert "LK-4308" in str([tuple(row) for row in await tx.all("SELECT reason FROM record")])
         with pytest.raises(FleetNotProvenError):
             await victim.enrol(ask(fleet, token, authority_fingerprint=identity.fingerprint("ab" * 32)), "test")
         assert (await victim.enrol(ask(fleet, token), "test")).enrolled, "the token was spent"

@@ -62,6 +62,7 @@ async def test_a_token_that_was_used_is_refused_to_another_key(fleet: FleetServe
     assert isinstance(await first.enrol(token), Enrolled)
     assert code_of(await thief.enrol(token)) == TokenUsedError.code
     assert fleet.client.device("cam-2").device.key_id == first.key.public.id
+    assert [alarm.code for alarm in fleet.client.alarms() if alarm.device == "cam-2"] == [TokenUsedError.code]
 
 
 async def test_the_same_request_with_the_same_token_gets_the_same_certificate(

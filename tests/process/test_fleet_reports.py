@@ -402,6 +402,13 @@ def test_an_authority_survives_restarts_and_a_power_cut_and_is_never_made_anew_i
             [sys.executable, "-m", "lenskeep.fleet", "--config", server.config], capture_output=True, check=False
         )
         assert foreign.returncode == 78
+        (folder / "kept").replace(authority / "authority.key")
+        server.database.write_bytes(b"damaged" * 1000)
+        damaged = subprocess.run(
+            [sys.executable, "-m", "lenskeep.fleet", "--config", server.config], capture_output=True, check=False
+        )
+        assert (damaged.returncode, b"backup" in damaged.stderr) == (1, True)
+        assert server.database.read_bytes() == b"damaged" * 1000
     finally:
         server.close()
         shutil.rmtree(folder)

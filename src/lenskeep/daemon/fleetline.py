@@ -17,6 +17,7 @@ from lenskeep.errors import (
     FleetAnswerError,
     FleetNotProvenError,
     FleetUnreachableError,
+    IdentityError,
     LenskeepError,
     UnlistedDeviceError,
     fault_book,
@@ -74,6 +75,8 @@ def fault_of(status: int, data: bytes, url: str) -> LenskeepError:
         kind = fault_book()[problem.code]
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         return FleetAnswerError(f"{url} answers {status}, which is not a fleet's answer.")
+    if not issubclass(kind, IdentityError):  # its disk, its clock, its idea of a request: not ours to mend here
+        return FleetAnswerError(f"{url} refuses with {problem.code}: {problem.detail[:1000]}")
     return kind(problem.detail[:1000])  # the next step is our own: a stranger's may not tell people what to type
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -149,7 +150,7 @@ class Identity:
     async def enrol(self, ask: EnrolRequest, by: str) -> IdentityView:
         """Enrol at a fleet. Raises: FleetNotProvenError before anything is sent, and what the fleet refuses with."""
         invited, url = invitation.read(ask.token), ask.url.rstrip("/")
-        async with self._changing:
+        async with self._changing, self._recording_refusal(by, f"enrol at {url}"):
             shown = await fleetline.ask(f"{url}/v1/authority", tls.unproven_context(), AuthorityView)
             authority = await asyncio.to_thread(_authority_in_thread, shown.certificate)
             said = ask.authority_fingerprint
@@ -172,7 +173,7 @@ class Identity:
         parts = split_chain(ask.chain)
         if len(parts) != 2:
             raise RequestError("The file must hold the device's certificate and the authority's behind it.")
-        async with self._changing:
+        async with self._changing, self._recording_refusal(by, "install a certificate"):
             authority = await asyncio.to_thread(_authority_in_thread, parts[1])
             known = self._membership is not None and self._membership.authority_key_id == authority
             named = ask.authority_fingerprint
@@ -185,6 +186,19 @@ class Identity:
                 )
             await self._install(parts[0], parts[1], self._membership.fleet if self._membership else "", by, "install")
         return self.view()
+
+    @asynccontextmanager
+    async def _recording_refusal(self, by: str, what: str) -> AsyncIterator[None]:
+        """Put a refusal on record: somebody tried to move this device to a fleet."""
+        try:
+            yield
+        except LenskeepError as error:
+            async with self._database.write() as tx:
+                await audit.add(
+                    tx, self._clock, by=by, action="refuse membership", subject=self.device,
+                    reason=f"{what}: {error.code} {error}",
+                )  # fmt: skip
+            raise
 
     async def renew(self) -> None:
         """Get the next certificate from the fleet. Raises: NotEnrolledError, and what the fleet refuses with."""

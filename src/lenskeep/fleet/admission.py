@@ -83,7 +83,12 @@ class Admission:
                 shown, request.device, requested.key,
                 functools.partial(self._authority.certify, request.device, requested.key), now_ms=self._clock.now_ms(),
             )  # fmt: skip
-        except (EnrolmentTokenError, TokenUsedError, ForeignIdentityError, CertificateRequestError):
+        except TokenUsedError as error:  # the token was right: somebody has it who should not, or a key was lost
+            self._tries.failed(address)
+            text = f"{error} Tried from {address}."
+            await self._store.note_alarm(request.device, error.code, text, now_ms=self._clock.now_ms())
+            raise
+        except (EnrolmentTokenError, ForeignIdentityError, CertificateRequestError):
             self._tries.failed(address)
             raise
         return self._enrolled(request.device, certificate)

@@ -18,8 +18,8 @@ from pathlib import Path
 from aiohttp import web
 
 from lenskeep.clock import Clock
-from lenskeep.database import open_database
-from lenskeep.errors import ConfigError, ConflictError
+from lenskeep.database import Database, open_database
+from lenskeep.errors import ConfigError, ConflictError, RegistryCorruptError
 from lenskeep.fleet.admission import Admission
 from lenskeep.fleet.answers import guard
 from lenskeep.fleet.authority import FleetAuthority, open_authority
@@ -42,7 +42,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
     """Build the fleet server and run it until it is told to stop; `begun` is told what a person should know then."""
     async with AsyncExitStack() as stack:
         authority, made = await asyncio.to_thread(open_authority, places.authority, clock, config.certificates.days)
-        database = await stack.enter_async_context(open_database(places.database, SCHEMA))
+        database = await _open_database(stack, places.database)
         store = Store(database)
         admission = Admission(store, authority, clock, tries_per_minute=config.limits.enrolments_per_minute)
         reports = Reports(store, clock, kept=config.limits.reports_kept)
@@ -74,6 +74,17 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         for loop in (_renew(authority, context), renewal.run()):
             stack.callback(asyncio.create_task(loop).cancel)
         await stop.wait()
+
+
+async def _open_database(stack: AsyncExitStack, path: Path) -> Database:
+    """Open the fleet's memory; a damaged one is never begun anew in silence, because nobody would be let in."""
+    try:
+        return await stack.enter_async_context(open_database(path, SCHEMA))
+    except RegistryCorruptError as error:
+        raise RegistryCorruptError(
+            f"{error} The fleet server does not start without it.",
+            hint=f"Restore {path} from its backup. Without one, set it aside and enrol every device again.",
+        ) from error
 
 
 async def _renew(authority: FleetAuthority, context: ssl.SSLContext) -> None:
