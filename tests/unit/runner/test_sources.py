@@ -13,8 +13,8 @@ import pytest
 
 from lenskeep.errors import CameraFormatError, CameraLostError, CameraMissingError
 from lenskeep.messages.runner import CameraPlan
-from lenskeep.runner.sources.devices import device_path, list_v4l2
 from lenskeep.runner.sources.address import redacted
+from lenskeep.runner.sources.devices import device_path, list_v4l2
 from lenskeep.runner.sources.diagnosis import why_no_stream
 from lenskeep.runner.sources.folder import natural_key
 from lenskeep.runner.sources.opening import open_source
