@@ -41,6 +41,7 @@ DAY_S = 86400
 BEGIN_SHARE = 0.8  # a pass begins when this part of its time is over, so that the rest is left for reading
 REST_S = 60.0
 SAVE_S = 20.0
+COUNT_S = 900.0
 LOOK_S = 0.5
 NOW_BYTES_S = 1e12  # when a person waits: as fast as it goes beside everything else
 
@@ -76,6 +77,7 @@ class Scrubber:
         self._asked: Operation | None = None
         self._reader: Reader | None = None
         self._files: list[Stored] = []
+        self._damaged: set[str] = set()
         self._progress = Progress()
         self._counted_s = clock.boot_s()
 
@@ -85,6 +87,8 @@ class Scrubber:
         """Find out how far the last daemon came."""
         async with self._database.read() as tx:
             self._progress = await scrub.progress(tx)
+            kept = {one.file for one in await scrub.damages(tx)}
+        await asyncio.to_thread(_forget_in_thread, self._aside, kept)
 
     async def run(self) -> None:
         """Read whenever it is time, until cancelled."""
@@ -94,13 +98,22 @@ class Scrubber:
                     await self._wake.wait()
             self._wake.clear()
             try:
-                if self._asked or self._progress.cursor or self._up_s() >= self._every_s * BEGIN_SHARE or self._never():
+                if self._asked or self._progress.cursor or self._due():
                     await self._pass()
+                elif self._clock.boot_s() - self._counted_s >= COUNT_S:
+                    await self._save(self._progress)
             except DeviceError as error:  # a full disk: reading goes on later, and nothing was forgotten
                 log.warning("%s reading the store was put off: %s", error.code, error)
                 if self._asked is not None:
                     await self._operations.fail(self._asked.id, error)
                     self._asked = None
+
+    def _due(self) -> bool:
+        """Say whether it is time, by the hours of service or, where it can be believed, by the calendar."""
+        after_s, at = self._every_s * BEGIN_SHARE, self._progress
+        believed = at.finished_ms is not None and at.finished_trusted and self._clock.trusted()
+        calendar_s = self._clock.now_s() - (at.finished_ms or 0) / 1000 if believed else 0.0
+        return self._never() or self._up_s() >= after_s or calendar_s >= after_s
 
     def _never(self) -> bool:
         return self._progress.whole_passes == 0
@@ -114,6 +127,7 @@ class Scrubber:
         await self._repair_all()
         async with self._database.read() as tx:
             self._files = await scrub.stored(tx)
+            self._damaged = {one.file for one in await scrub.damages(tx)}
         saved_at = self._clock.monotonic_s()
         async with Reader(NOW_BYTES_S if self._asked else self._rate_bytes_s, self._why_paused) as self._reader:
             for file in self._files:
@@ -132,6 +146,8 @@ class Scrubber:
         word, _, size = answer.partition(" ")
         if word != "whole":
             await self._judge(file, word, by)
+        elif file.file in self._damaged:
+            await self.renewed({file.file})  # somebody has put it back
         self._progress = msgspec.structs.replace(
             self._progress, cursor=file.cursor, files_done=self._progress.files_done + 1,
             bytes_done=self._progress.bytes_done + (int(size) if word in ("whole", "damaged") else 0),
@@ -176,9 +192,7 @@ class Scrubber:
     async def look_at(self, digests: list[str], by: str) -> None:
         """Read these blobs again and set aside what is damaged."""
         for sha256 in digests:
-            answer = await asyncio.to_thread(_judge_in_thread, self._blobs.path(sha256), sha256)
-            if answer != "whole":
-                await self._set_aside(Stored("blob", sha256, sha256, 0), answer, by)
+            await self._judge(Stored("blob", sha256, sha256, 0), "", by)
 
     async def read_aside(self, digests: list[str], by: str) -> None:
         """Read these blobs now, as fast as it goes beside everything else, and set aside what is damaged."""
@@ -359,10 +373,13 @@ class Reader:
         self._paused = False
 
     async def __aenter__(self) -> Reader:
-        self._child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "lenskeep.daemon.scrubreader", str(self._rate_bytes_s),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        try:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "lenskeep.daemon.scrubreader", str(self._rate_bytes_s),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            raise DeviceError(f"The process that reads stored files did not start: {error.strerror}.") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -421,6 +438,12 @@ def _judge_in_thread(path: Path, sha256: str) -> str:
     except OSError:
         return "unreadable"
     return "whole" if digest.hexdigest() == sha256 else "damaged"
+
+
+def _forget_in_thread(aside: Path, kept: set[str]) -> None:
+    for path in aside.glob("*"):
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def _move_in_thread(path: Path, aside: Path) -> None:

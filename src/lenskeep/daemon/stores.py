@@ -77,7 +77,9 @@ async def _open_or_renew(path: Path, schema: str, clock: Clock, notes: list[Lens
 
 
 def _set_aside(path: Path, now_ms: int) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{now_ms}")
+    number = now_ms
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1  # a clock that begins anew with every start must not overwrite what was kept
     for suffix in ("", "-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")

@@ -101,8 +101,13 @@ async def heal(tx: Transaction, files: set[str]) -> list[Damage]:
 
 
 async def damages(tx: Transaction) -> list[Damage]:
-    """Return every damaged file, oldest finding first."""
-    return [_damage(row) for row in await tx.all("SELECT * FROM damage ORDER BY rowid")]
+    """Return every damaged file that a version here still needs, oldest finding first."""
+    rows = await tx.all(
+        "SELECT * FROM damage WHERE file IN (SELECT sha256 FROM bundle_file JOIN bundle ON bundle.id = bundle_id"
+        " WHERE state <> 'retired' UNION SELECT prepared_file FROM trial JOIN bundle ON bundle.id = bundle_id"
+        " WHERE state <> 'retired') ORDER BY rowid"
+    )
+    return [_damage(row) for row in rows]
 
 
 async def damaged_models(tx: Transaction) -> set[str]:
