@@ -478,8 +478,8 @@ class NoRepositoryError(TrustError):
 class RepositoryRulesError(TrustError):
     """The repository breaks a rule that this device holds to.
 
-    Its documents may follow the standard; here keys, names and paths have to be narrower, so that a stolen key or a slip
-    of the hand reaches less far. What was trusted before stays so.
+    Its documents may follow the standard; here keys, names and paths have to be narrower, so that a stolen key or a
+    slip of the hand reaches less far. What was trusted before stays so.
     """
 
     code = "LK-4113"

@@ -131,7 +131,9 @@ def test_a_device_without_a_network_becomes_a_member_by_stick(
 
 
 @pytest.mark.parametrize("file", ["device.key", "membership.json", "id"])
-def test_a_damaged_identity_does_not_keep_the_device_from_working(make_device: Callable[..., Device], file: str) -> None:
+def test_a_damaged_identity_does_not_keep_the_device_from_working(
+    make_device: Callable[..., Device], file: str
+) -> None:
     device = make_device()
     folder = device.folder / "state" / "identity"
     folder.mkdir(parents=True)

@@ -27,9 +27,7 @@ RESTING = (SlotState.SETTLED, SlotState.ROLLED_BACK)
 class Recovery:
     """Answers the supervisor."""
 
-    def __init__(
-        self, book: SlotBook, operations: Operations, recheck: Recheck, *, after_orderly_stop: bool
-    ) -> None:
+    def __init__(self, book: SlotBook, operations: Operations, recheck: Recheck, *, after_orderly_stop: bool) -> None:
         self._recheck = recheck
         self._after_orderly_stop = after_orderly_stop
         self._book = book

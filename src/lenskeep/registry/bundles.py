@@ -132,9 +132,7 @@ async def of_name(tx: Transaction, name: str) -> list[StoredBundle]:
 
 async def everything(tx: Transaction, *, retired: bool = False) -> list[StoredBundle]:
     """Return every version, newest import first."""
-    rows = await tx.all(
-        "SELECT * FROM bundle WHERE ? OR state <> 'retired' ORDER BY import_order DESC", retired
-    )
+    rows = await tx.all("SELECT * FROM bundle WHERE ? OR state <> 'retired' ORDER BY import_order DESC", retired)
     return [_bundle(row) for row in rows]
 
 
