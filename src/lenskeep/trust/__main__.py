@@ -8,6 +8,7 @@ of a stranger is read, so that a document that breaks the library breaks this pr
 from __future__ import annotations
 
 import argparse
+import errno
 import resource
 import socket
 import sys
@@ -17,7 +18,7 @@ from typing import NoReturn
 
 import msgspec
 
-from lenskeep.errors import TrustError, fault_book
+from lenskeep.errors import StorageError, StorageFullError, TrustError, fault_book
 from lenskeep.messages.runner import LENGTH_BYTES, frame
 from lenskeep.messages.trust import Failed, FromTrust, Have, Look, Refusal, ToTrust, Want
 from lenskeep.trust.client import look
@@ -90,6 +91,18 @@ def give_up_rights() -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
+def judge(request: Look, daemon: Daemon) -> FromTrust:
+    """Look in a folder of its own; whatever goes wrong is a refusal."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="lenskeep-trust-") as folder:
+            return look(request, daemon, Path(folder))
+    except OSError as error:
+        kind = StorageFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
+        return Refusal(code=kind.code, message=f"The repository cannot be judged: {error.strerror}.")
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's document does to a library is a refusal
+        return Refusal(code=TrustError.code, message=f"The repository could not be judged: {type(error).__name__}.")
+
+
 def main() -> None:
     """Answer one look."""
     parser = argparse.ArgumentParser(prog="lenskeep.trust", description="One look at a repository, for the daemon.")
@@ -100,13 +113,7 @@ def main() -> None:
     request = daemon.receive()
     if not isinstance(request, Look):
         hang_up()
-    with tempfile.TemporaryDirectory(prefix="lenskeep-trust-") as folder:
-        try:
-            answer: FromTrust = look(request, daemon, Path(folder))
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's document does to a library is a refusal
-            kind = type(error).__name__
-            answer = Refusal(code=TrustError.code, message=f"The repository could not be judged: {kind}.")
-    daemon.send(answer)
+    daemon.send(judge(request, daemon))
 
 
 if __name__ == "__main__":

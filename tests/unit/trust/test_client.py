@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lenskeep.errors import SourceTooSlowError
+from lenskeep.errors import SourceTooSlowError, StorageError
 from lenskeep.messages.trust import Look, Refusal, Verdict
 from lenskeep.trust import assignment, names
 from lenskeep.trust.client import look
@@ -248,3 +248,12 @@ def test_every_other_role_that_is_refused_ends_a_look_that_may_end_partly(
     answer = look(two.look(device="cam-1", paths=[MODEL], partly=True), FolderSource(two.folder), tmp_path / "work")
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.role) == ("LK-4101", role)
+
+
+def test_a_folder_that_cannot_be_written_is_this_boxs_fault_and_loses_nothing(forger: Forger, tmp_path: Path) -> None:
+    first = seen(forger.look(), FolderSource(forger.folder), tmp_path / "1")
+    (tmp_path / "file").write_bytes(b"")
+    answer = look(forger.look(first.stored), FolderSource(forger.folder), tmp_path / "file")
+    assert isinstance(answer, Refusal)
+    assert (answer.code, answer.stored) == (StorageError.code, {})
+    assert versions(answer) == versions(first)
