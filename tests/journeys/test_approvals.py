@@ -118,6 +118,8 @@ def test_version_runs_only_after_two_people_have_signed_for_its_bytes(two: Devic
     )
     record = [entry for entry in two.client.audit(limit=50) if entry.action == "approve"]
     assert len(record) == 2 and all(found.digest in entry.after for entry in record)
+    wish = next(entry for entry in two.client.audit(limit=50) if entry.action == "activate")
+    assert wish.reason == f"new lot (request {found.id}, approved by mara (review), jon (approval))"
     assert two.client.approvals() == [] and two.slot().waiting is None
 
 

@@ -71,15 +71,18 @@ class SlotBook:
 
         Raises: SlotError when it cannot be asked now, ApprovalOverError when the approval was used or ended before.
         """
+        why = request.reason
         async with self._database.write() as tx:
             if approval:
-                await approvals.finish(tx, approval, ApprovalEvent.CARRIED_OUT, at_ms=self._clock.now_ms())
+                granted = await approvals.finish(tx, approval, ApprovalEvent.CARRIED_OUT, at_ms=self._clock.now_ms())
+                people = ", ".join(f"{one.person} ({one.meaning})" for one in granted.signatures)
+                why = f"{why} (request {approval}, approved by {people})".strip()
             slot = await slots.get(tx, name)
             await slots.move(
                 tx, slot, SlotEvent.SWAP_ASKED, wanted_id=bundle.id, reason=request.reason, asked_by=by,
                 trial_s=request.trial_s, accept_risks=" ".join(request.accept_risks), operation=operation,
             )  # fmt: skip
-            await self._note(tx, slot, "activate", by, request.reason, bundle.ref)
+            await self._note(tx, slot, "activate", by, why, bundle.ref)
         self.tell(name)
 
     async def unwish(self, slot: StoredSlot, event: SlotEvent, by: str, reason: str) -> bool:
