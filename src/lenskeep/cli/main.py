@@ -60,7 +60,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "history": ("journal", "Show what ran when, why and by whom."),
         "audit": ("audit", "Show, verify and export the record of every change."),
         "op": ("journal", "List and follow long work."),
-        "scrub": ("scrub", "Show whether the stored files are whole, or read them now."),
+        "scrub": ("scrub", "Show whether the stored files are whole, or read them all now."),
     },
     "Administration": {
         "identity": ("identity", "Show who this device is; bring its certificate on a stick."),
