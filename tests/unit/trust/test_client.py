@@ -12,6 +12,7 @@ from lenskeep.trust import assignment, names
 from lenskeep.trust.client import look
 from lenskeep.trust.source import FolderSource
 from tests.forger import DAY_S, Forger
+from tests.repositories import Repository
 
 MODEL = "models/cap-inspect/1.0.0.lkb"
 
@@ -257,3 +258,21 @@ def test_a_folder_that_cannot_be_written_is_this_boxs_fault_and_loses_nothing(fo
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.stored) == (StorageError.code, {})
     assert versions(answer) == versions(first)
+
+
+def test_what_the_repository_tool_writes_is_what_a_device_accepts(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "repository")
+    repository.publisher("acme", "cap-*")
+    data = repository.release("cap-inspect", "1.0.0")
+    repository.release("cap-inspect", "1.1.0")
+    repository.assign("cam-1", main="cap-inspect@1.0.0")
+    source, paths = FolderSource(repository.folder), [MODEL, "models/cap-inspect/1.1.0.lkb"]
+    request = Look(bootstrap=repository.root(), stored={}, now_s=repository.now_s, device="cam-1", paths=paths)
+    verdict = seen(request, source, tmp_path / "1")
+    assert [(one.path, one.role) for one in verdict.listings] == [(path, "acme") for path in paths]
+    assert verdict.listings[0].length_bytes == len(data)
+    assert assignment.read(verdict.assignment or b"", "cam-1").slots["main"].sha256 == verdict.listings[0].sha256
+    assert 0 < verdict.issued_s <= repository.now_s
+    repository.withdraw("cap-inspect", "1.1.0")
+    later = Look(bootstrap=repository.root(), stored=verdict.stored, now_s=repository.now_s, paths=paths)
+    assert seen(later, source, tmp_path / "2").unlisted == paths[1:]
