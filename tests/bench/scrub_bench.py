@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from lenskeep.config import Storage
 from lenskeep.daemon.scrubber import NOW_BYTES_S
@@ -29,11 +30,11 @@ SIDES = {"without": 0.0, "4 MiB/s": Storage().scrub_mb_s * (1 << 20), "--now": N
 
 
 @contextmanager
-def reading(rate_bytes_s: float, cores: int) -> Iterator[list[int]]:
-    """Let the device's reader read large files on these cores; yields the bytes of every file that it finished."""
-    done: list[int] = []
+def reading(rate_bytes_s: float, cores: int) -> Iterator[dict[str, float]]:
+    """Let the device's reader read large files on these cores; yields what it took in the end: bytes, CPU seconds."""
+    took = {"bytes": 0.0, "cpu_s": 0.0}
     if not rate_bytes_s:
-        yield done
+        yield took
         return
     stored = rig.version("rn50", 0)
     order = f"read {stored.model_sha256} {stored.model_path}\n".encode()
@@ -48,7 +49,6 @@ def reading(rate_bytes_s: float, cores: int) -> Iterator[list[int]]:
         def go_on() -> None:
             for line in source:
                 assert line.startswith(b"whole"), line
-                done.append(int(line.split()[1]))
                 try:
                     sink.write(order)
                     sink.flush()
@@ -59,9 +59,16 @@ def reading(rate_bytes_s: float, cores: int) -> Iterator[list[int]]:
         sink.flush()
         listener = threading.Thread(target=go_on, daemon=True)
         listener.start()
-        yield done
+        yield took
+        took["bytes"] = _bytes_read(child.pid)
+        took["cpu_s"] = sum(psutil.Process(child.pid).cpu_times()[:2])
         child.kill()
         listener.join()
+
+
+def _bytes_read(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith("rchar")))
 
 
 def measure(cores: int, rounds: int, seconds: float) -> list[list[object]]:
@@ -69,7 +76,7 @@ def measure(cores: int, rounds: int, seconds: float) -> list[list[object]]:
     clip = rig.clip("mjpeg", 1280, 720)
     assert clip is not None, "ffmpeg is needed for the clip"
     spans: dict[str, list[tuple[int, int]]] = {side: [] for side in SIDES}
-    read = dict.fromkeys(SIDES, 0)
+    read, cpu_s = dict.fromkeys(SIDES, 0.0), dict.fromkeys(SIDES, 0.0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         slot = SlotPlan(
@@ -81,12 +88,13 @@ def measure(cores: int, rounds: int, seconds: float) -> list[list[object]]:
             rig.listen_for(runner, 2)
             for _ in range(rounds):
                 for side, rate in SIDES.items():
-                    with reading(rate, cores) as done:
+                    with reading(rate, cores) as took:
                         rig.listen_for(runner, SETTLE_S)
                         begin = time.monotonic_ns()
                         rig.listen_for(runner, seconds)
                         spans[side].append((begin, time.monotonic_ns()))
-                    read[side] += sum(done)
+                    read[side] += took["bytes"]
+                    cpu_s[side] += took["cpu_s"]
             times_ns = runner.times_ns()
     ends_ns, intervals_ms = times_ns[1:], np.diff(times_ns) / 1e6
     rows: list[list[object]] = []
@@ -98,9 +106,10 @@ def measure(cores: int, rounds: int, seconds: float) -> list[list[object]]:
         chosen = intervals_ms[inside]
         p99 = rig.p99(chosen)
         base = base or p99
+        lasted_s = rounds * (seconds + SETTLE_S)
         fps = len(chosen) / (rounds * seconds)
         rows.append([cores, side, f"{np.median(chosen):.2f}", f"{p99:.2f}", f"{p99 / base:.3f}", f"{fps:.1f}",
-                     f"{read[side] / (rounds * seconds) / (1 << 20):.1f}"])  # fmt: skip
+                     f"{read[side] / lasted_s / (1 << 20):.1f}", f"{100 * cpu_s[side] / lasted_s:.1f}"])  # fmt: skip
     return rows
 
 
@@ -117,7 +126,7 @@ def main() -> None:
         rows += measure(cores, arguments.rounds, arguments.seconds)
     rig.print_table(
         "The line beside a reading of stored files (MobileNetV2, 720p MJPEG, full load)",
-        ["cores", "reading", "p50 ms", "p99 ms", "p99 ratio", "fps", "MiB/s in whole files"],
+        ["cores", "reading", "p50 ms", "p99 ms", "p99 ratio", "fps", "MiB/s read", "reader CPU %"],
         rows,
     )
 
