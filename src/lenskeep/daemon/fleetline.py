@@ -35,7 +35,7 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
     connector = aiohttp.TCPConnector(ssl=tls, force_close=True)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=limits) as session,
+            aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=True) as session,
             session.request(
                 "GET" if body is None else "POST", url, data=body, allow_redirects=False,
                 headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
