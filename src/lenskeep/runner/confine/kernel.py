@@ -1,11 +1,12 @@
 """The few calls to the kernel that Python has no words for. No closures and no callbacks: those need pages that are
 written and then run, and the service forbids such pages.
 
-Why this room speaks to the kernel itself. Looked at in November 2026: `landlock` and `py-landlock` are alphas of one
-author each with few users, the former only for files; `pyseccomp` is of 2021 and needs a C library that devices do not
-have. What they would spare us is two hundred lines over an interface that Linux promises never to break, in the one
-place where a mistake of somebody else would go unseen. So the calls are made here, and tests hold the numbers against
-another source and every promise against a real kernel.
+Why this room speaks to the kernel itself. Looked at in November 2026: `landlock` 1.0.0.dev5 (for files alone) and
+`py-landlock` 0.1.1 (for the network as well) call themselves alphas and have one author each; both close what a rule
+for a file under /proc needs open. `pyseccomp` is of 2021 and needs a C library that a device may not have. What they
+would spare us is some two hundred lines over an interface that Linux promises never to break, in the one place where
+somebody else's mistake would go unseen. So the calls are made here, and tests hold the numbers against another source
+and every promise against a real kernel.
 """
 
 from __future__ import annotations
