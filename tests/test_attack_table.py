@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.attacks import CASES, GROUPS
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_the_groups_hold_every_attack_once() -> None:
@@ -14,5 +17,5 @@ def test_the_groups_hold_every_attack_once() -> None:
 
 def test_every_attack_has_a_test_or_a_reason() -> None:
     command = [sys.executable, "-m", "tests.attacktable", "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
