@@ -82,7 +82,8 @@ class Recovery:
             if not slot.active or slot.state == SlotState.SWAPPING:
                 self._book.fault(name, fault)  # nothing to go back to, or the wish that stands comes anyway
                 return None
-            await self._recheck.look_after(slot.active)
+            # what exactly is damaged is found out beside; the line does not wait for that
+            self._operations.aside(self._recheck.look_after(slot.active), f"look after slot {name}")
             try:
                 instead = await self._recheck.way_back(name, slot.previous, never=slot.active)
             except LenskeepError as error:
