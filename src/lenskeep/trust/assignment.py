@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,11 +17,20 @@ SlotName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}\Z")]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 
 
-class SlotAssignment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The version that one slot should run: the target's path and the digest of the whole bundle file."""
+Way = Literal["skip", "attempt", "forced"]
+
+
+class SlotAssignment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The version that one slot should run: the target's path and the digest of the whole bundle file.
+
+    `download` and `activate` are asked for apart: `skip` = not now (the file may come by stick; what is staged waits),
+    `attempt` = when it suits the device (its windows, its budget, an idle line), `forced` = at once.
+    """
 
     target: Annotated[str, Meta(max_length=200)]
     sha256: Sha256
+    download: Way = "attempt"
+    activate: Way = "attempt"
 
 
 class Assignment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

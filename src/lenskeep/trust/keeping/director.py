@@ -8,19 +8,32 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import msgspec
 from tuf.api.metadata import Targets
 
 from lenskeep.bundle.keys import Signer
 from lenskeep.errors import NotEntitledError, RepositoryDamagedError, RequestError
 from lenskeep.trust import assignment as assignments
-from lenskeep.trust.assignment import ASSIGNMENT_BYTES_MAX, Assignment, SlotAssignment
+from lenskeep.trust.assignment import ASSIGNMENT_BYTES_MAX, Assignment, SlotAssignment, Way
 from lenskeep.trust.keeping import contents, documents, releases, settings, state
 from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import Workspace
 from lenskeep.trust.names import DEVICE_ID, DIRECTOR, METADATA, device_path, target_file
 
-Wanted = Mapping[str, tuple[str, str] | None]  # slot -> name and version; None: nothing from here on
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A version for a slot, and how much of the way to it is asked for now."""
+
+    name: str
+    version: str
+    download: Way = "attempt"
+    activate: Way = "attempt"
+
+
+Wanted = Mapping[str, tuple[str, str] | Wish | None]  # by slot; None: nothing from here on
 
 
 def assign(
@@ -73,7 +86,7 @@ def _anew(work: Workspace, current: State, wanted: SlotAssignment) -> SlotAssign
     before = contents.claim_of(work.folder, target_file(wanted.target, wanted.sha256))
     after = contents.claim_of(*work.place_of(target_file(wanted.target, sha256)))
     same = before is not None and after is not None and before.content == after.content
-    return SlotAssignment(target=wanted.target, sha256=sha256) if same else wanted
+    return msgspec.structs.replace(wanted, sha256=sha256) if same else wanted
 
 
 def lay_out(work: Workspace, body: Targets, one: Assignment) -> None:
@@ -101,8 +114,9 @@ def _next(work: Workspace, current: State, device: str, slots: Wanted, *, only: 
     for slot, version in slots.items():
         chosen.pop(slot, None)
         if version is not None:
-            path, sha256 = releases.find(current, *version)
-            chosen[slot] = SlotAssignment(target=path, sha256=sha256)
+            wish = version if isinstance(version, Wish) else Wish(*version)
+            path, sha256 = releases.find(current, wish.name, wish.version)
+            chosen[slot] = SlotAssignment(target=path, sha256=sha256, download=wish.download, activate=wish.activate)
     return Assignment(device=device, generation=1 if present is None else present.generation + 1, slots=chosen)
 
 
