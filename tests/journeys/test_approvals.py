@@ -275,6 +275,17 @@ def test_kill_at_any_moment_after_the_last_signature_activates_exactly_once(
     assert activations(device) == 1
 
 
+def test_kill_between_the_swap_and_its_report_does_not_call_it_failed(make_device: MakeDevice) -> None:
+    device = started(make_device, "approvals = 0")
+    operation = device.activate("1.0.0")
+    device.kill()
+    # what the registry held before the operation's end was written
+    body = "UPDATE operation SET state = 'running', body = json_set(body, '$.state', 'running') WHERE id = ?"
+    rewrite(device, body, operation.id)
+    device.start()
+    assert device.client.operation(operation.id).state == "succeeded"
+
+
 def test_refusal_ends_the_request_with_its_reason_and_what_runs_goes_on(two: Device) -> None:
     mara, jon = person(two, "mara", "supervisor"), person(two, "jon", "supervisor")
     settle(two, "1.0.0", mara, jon)

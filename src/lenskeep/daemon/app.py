@@ -187,7 +187,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
     await house.follower.begin()
-    await house.operations.load(stores.standing | await house.policy.standing())
+    await house.operations.load(stores.standing | await house.policy.standing(), stores.carried_out)
 
 
 def _loops(

@@ -41,14 +41,20 @@ class Operations:
         self._started_ms: dict[str, int] = {}
         self._changed = asyncio.Condition()
 
-    async def load(self, standing: set[str]) -> None:
-        """Read what an earlier daemon left; unfinished work is marked as such, except wishes that still stand."""
+    async def load(self, standing: set[str], carried_out: set[str]) -> None:
+        """Read what an earlier daemon left; unfinished work is marked as such, except wishes that still stand.
+
+        Args:
+            carried_out: activations whose version runs; the daemon may have died before it had said so.
+        """
         async with self._database.read() as tx:
             stored = await journal.operations(tx)
         for operation in reversed(stored):
             self._known[operation.id] = operation
             self._started_ms[operation.id] = 0
-            if operation.state in UNFINISHED and operation.id not in standing:
+            if operation.state in UNFINISHED and operation.id in carried_out:
+                await self.succeed(operation.id, {"bundle": operation.subject})
+            elif operation.state in UNFINISHED and operation.id not in standing:
                 await self.fail(operation.id, ConflictError("The service was restarted while this was running."))
 
     async def begin(self, kind: Kind, subject: str, by: str, waits: str = "") -> Operation:

@@ -34,6 +34,7 @@ class Stores:
     orderly: bool  # the last one ended because it was told to
     prepared: set[str]
     standing: set[str]  # operations whose wish still stands
+    carried_out: set[str]  # operations whose version runs
     notes: list[LenskeepError] = field(default_factory=list)  # what went wrong at the start and was survived
 
     async def note_orderly_stop(self) -> None:
@@ -52,10 +53,12 @@ async def open_stores(stack: AsyncExitStack, places: Places, clock: Clock, slot_
         orderly = await journal.noted(tx, ORDERLY_STOP) == await journal.noted(tx, START)
         start = await journal.count_up(tx, START)
         prepared = await bundles.prepared_files(tx)
-        standing = {slot.operation for slot in await slots.everything(tx) if slot.state == SlotState.SWAPPING}
+        every = await slots.everything(tx)
+        standing = {slot.operation for slot in every if slot.state == SlotState.SWAPPING}
+        carried_out = {slot.operation for slot in every if slot.state in (SlotState.PROBATION, SlotState.SETTLED)}
     return Stores(
         registry=registry, windows=windows, start=start, orderly=orderly, prepared=prepared, standing=standing,
-        notes=notes,
+        carried_out=carried_out, notes=notes,
     )  # fmt: skip
 
 
