@@ -12,7 +12,7 @@ import pwd
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -50,6 +50,7 @@ class Operator:
 
 
 Ask = Callable[[web.Request, Operator], Awaitable[web.Response]]
+Route = tuple[str, str, FleetRole, Ask]  # method, path, the least role, what answers
 
 
 class OperatorDoor:
@@ -67,10 +68,10 @@ class OperatorDoor:
         self._group_role = group_role
         self._request_s_max = request_s_max
 
-    def app(self) -> web.Application:
-        """Return the door's application."""
+    def app(self, more: Iterable[Route] = ()) -> web.Application:
+        """Return the door's application; `more` are routes of other rooms behind the same rules."""
         app = web.Application(middlewares=[answers.guard], client_max_size=REPORT_BYTES_MAX)
-        table: list[tuple[str, str, FleetRole, Ask]] = [
+        table: list[Route] = [
             ("GET", "/v1/authority", "viewer", self._show_authority),
             ("GET", "/v1/devices", "viewer", self._devices),
             ("GET", "/v1/devices/{device}", "viewer", self._device),
@@ -84,6 +85,7 @@ class OperatorDoor:
             ("GET", "/v1/tokens", "admin", self._tokens),
             ("POST", "/v1/tokens", "admin", self._add_token),
             ("DELETE", "/v1/tokens/{name}", "admin", self._remove_token),
+            *more,
         ]
         for method, path, role, ask in table:
             app.router.add_route(method, path, self._for(role, ask))
