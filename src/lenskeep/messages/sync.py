@@ -5,7 +5,13 @@
 Rules. The device dials out and the connection is held. What must not be lost are `records`: each has a number that
 grows by one on that device (`outbox`), the fleet takes each number once and durably before it answers, and `taken` says
 up to which; the device forgets those and sends the rest again, in any later call. So calls may be repeated, doubled or
-lost without harm. Numbers and not clocks order things. A record that is too large is cut by the device, with a mark;
+lost without harm. Numbers and not clocks order things. Records stand in a call in order, oldest first; numbers may be
+missing among them, because a full outbox drops some. `after` says that nothing up to it is held any more, so that the
+fleet can tell what was dropped from what only travels slower: records that begin above `after + 1`, while the fleet has
+not come so far, wait (`taken` stays), and the device sends what it holds from the oldest on. `outbox` names the
+numbering: an outbox that was made anew has a new name, and counts from its beginning. A device that hears a `taken`
+above its own newest number was put back from a copy, and goes on under a new name. A `taken` below `after` says that
+the fleet was put back: what is gone is gone, the fleet notes how many, and both go on from there. A record that is too large is cut by the device, with a mark;
 nothing is refused for its size. A call without news and without records costs the fleet no statement of SQL.
 With `wait_s` the fleet holds the answer until there is news (a newer repository, a command) or the time is over.
 """
@@ -103,6 +109,8 @@ class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
     report: Annotated[str, Meta(max_length=262144)] = ""  # signed envelope, when something changed
     slots: Annotated[list[SlotNow], Meta(max_length=64)] = []
     records: Annotated[list[Record], Meta(max_length=RECORDS_MAX)] = []
+    outbox: Annotated[str, Meta(max_length=40)] = ""  # name of the outbox that numbers the records
+    after: int | None = None  # every record up to this number is gone from the outbox; None = the call has the oldest
     done: Annotated[list[Outcome], Meta(max_length=64)] = []
     wait_s: float = 0.0
 
@@ -125,4 +133,5 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     head_sequence: int = 0  # the newest head of this device's record that was witnessed
     next_s: float = 60.0  # when to call again, jitter included
     commands: list[Command] = []
+    problem: str = ""  # code of why the report that came along was not taken; the rest of the call was
     neighbours: list[str] = []  # addresses of devices on the same site that serve verified files
