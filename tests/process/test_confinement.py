@@ -23,9 +23,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from lenskeep.confine import callfilter, calls, landlock
+from lenskeep.confine.confine import Network
 from lenskeep.messages.runner import CameraPlan, Confinement, TrialPlan
-from lenskeep.runner.confine import callfilter, calls, landlock
-from lenskeep.runner.confine.cameras import Network, network_of
+from lenskeep.runner.confine.cameras import network_of
 from tests import models, runnerchild
 from tests.mjpeg_server import MjpegServer
 from tests.process.test_cameras import RtspServer
@@ -407,7 +408,7 @@ def test_a_process_of_root_keeps_none_of_its_powers_over_others(prey: Prey, kind
 
 NO_LANDLOCK = """
 import errno, os, sys
-from lenskeep.runner.confine import callfilter, calls, kernel
+from lenskeep.confine import callfilter, calls, kernel
 kernel.control(kernel.PR_SET_NO_NEW_PRIVS, 1)
 number, machine = 444, calls.machine()
 import struct

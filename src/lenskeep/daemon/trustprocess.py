@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+import tempfile
 
 import msgspec
 
@@ -29,9 +30,15 @@ async def look(request: Look, source: RepositorySource | None) -> Verdict | Refu
 
     Cost: about 0.3 s of another process, most of it its start.
     """
+    with tempfile.TemporaryDirectory(prefix="lenskeep-trust-") as folder:
+        return await _look_in(folder, request, source)
+
+
+async def _look_in(folder: str, request: Look, source: RepositorySource | None) -> Verdict | Refusal:
     ours, theirs = socket.socketpair()
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "lenskeep.trust", "--fd", str(theirs.fileno()), stdin=asyncio.subprocess.DEVNULL,
+        sys.executable, "-m", "lenskeep.trust", "--fd", str(theirs.fileno()), "--folder", folder,
+        stdin=asyncio.subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
     )  # fmt: skip
     theirs.close()

@@ -18,6 +18,8 @@ from typing import NoReturn
 
 import msgspec
 
+from lenskeep.confine.confine import Needs, confine
+from lenskeep.confine.landlock import FOLDER
 from lenskeep.errors import StorageError, StorageFullError, TrustError, fault_book
 from lenskeep.messages.runner import LENGTH_BYTES, frame
 from lenskeep.messages.trust import Failed, FromTrust, Have, Look, Refusal, ToTrust, Want
@@ -91,11 +93,10 @@ def give_up_rights() -> None:
         resource.setrlimit(kind, (bound, bound))
 
 
-def judge(request: Look, daemon: Daemon) -> FromTrust:
-    """Look in a folder of its own; whatever goes wrong is a refusal."""
+def judge(request: Look, daemon: Daemon, folder: Path) -> FromTrust:
+    """Look in the one folder that may be written; whatever goes wrong is a refusal."""
     try:
-        with tempfile.TemporaryDirectory(prefix="lenskeep-trust-") as folder:
-            return look(request, daemon, Path(folder))
+        return look(request, daemon, folder)
     except OSError as error:
         kind = StorageFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else StorageError
         return Refusal(code=kind.code, message=f"The repository cannot be judged: {error.strerror}.")
@@ -107,13 +108,16 @@ def main() -> None:
     """Answer one look."""
     parser = argparse.ArgumentParser(prog="lenskeep.trust", description="One look at a repository, for the daemon.")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder, the only one that it may write")
     arguments = parser.parse_args()
     give_up_rights()
     daemon = Daemon(socket.socket(fileno=arguments.fd))
+    tempfile.tempdir = str(arguments.folder)  # python-tuf keeps what comes in there
+    confine(Needs({arguments.folder: FOLDER}, "read-only but for its folder", keeps_folder=True))
     request = daemon.receive()
     if not isinstance(request, Look):
         hang_up()
-    daemon.send(judge(request, daemon))
+    daemon.send(judge(request, daemon, arguments.folder))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,12 +35,13 @@ def forger(tmp_path: Path) -> Forger:
 @contextmanager
 def process() -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
     ours, theirs = socket.socketpair()
-    with theirs:
-        command = [sys.executable, "-m", "lenskeep.trust", "--fd", str(theirs.fileno())]
-        child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
-    with ours, child:
-        ours.settimeout(20)
-        yield ours, child
+    with tempfile.TemporaryDirectory() as folder:
+        with theirs:
+            command = [sys.executable, "-m", "lenskeep.trust", "--fd", str(theirs.fileno()), "--folder", folder]
+            child = subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+        with ours, child:
+            ours.settimeout(20)
+            yield ours, child
 
 
 def receive(connection: socket.socket) -> FromTrust | None:
@@ -116,3 +118,37 @@ def test_an_end_that_does_not_speak_as_agreed_is_hung_up_on(words: bytes) -> Non
         assert child.wait(10) != 0
         assert child.stderr is not None
         assert b"Traceback" not in child.stderr.read()
+
+
+def test_process_that_judges_reaches_neither_files_nor_network_nor_programs(tmp_path: Path) -> None:
+    """What the process has given up when the first byte of a stranger comes, tried from inside of it."""
+    secret, own = tmp_path / "secret", tmp_path / "own"
+    secret.write_text("not for a document to read")
+    own.mkdir()
+    attack = f"""
+import os, socket, subprocess
+from pathlib import Path
+from lenskeep.confine.confine import Needs, confine
+from lenskeep.confine.landlock import FOLDER
+said = confine(Needs({{Path({str(own)!r}): FOLDER}}, "read-only but for its folder", keeps_folder=True))
+def tried(name, act):
+    try:
+        act()
+    except (PermissionError, OSError) as error:
+        print(name, "refused")
+    else:
+        print(name, "POSSIBLE")
+tried("socket", lambda: socket.socket())
+tried("program", lambda: subprocess.run(["/bin/true"]))
+tried("fork", os.fork)
+if said.landlock_abi:
+    tried("secret", lambda: open({str(secret)!r}).read())
+    tried("write", lambda: open({str(tmp_path / "planted")!r}, "w"))
+Path({str(own)!r}, "kept").write_text("its own")
+os.replace(Path({str(own)!r}, "kept"), Path({str(own)!r}, "moved"))
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", attack], capture_output=True, text=True, timeout=20)
+    assert done.stdout.endswith("done\n"), done.stderr
+    assert "POSSIBLE" not in done.stdout
+    assert not (tmp_path / "planted").exists()

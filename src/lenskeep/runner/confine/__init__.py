@@ -1,1 +1,1 @@
-"""What a process gives up before it reads a model: files, network, other programs, other processes."""
+"""What the processes that read models are left with, by their cameras and their files."""

@@ -13,25 +13,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from msgspec import Struct
-
+from lenskeep.confine import landlock
+from lenskeep.confine.confine import Network
 from lenskeep.messages.runner import CameraPlan
-from lenskeep.runner.confine import landlock
 from lenskeep.runner.sources.address import PORTS, endpoint
 
 _PORT_OF_NAMES = 53
 _NAME_SERVERS = Path("/etc/resolv.conf")
 _NAMES = ("/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf")
 _VIDEO = Path("/sys/class/video4linux")
-
-
-class Network(Struct, frozen=True):
-    """Whom a process may dial."""
-
-    ports: frozenset[int] = frozenset()
-    names: bool = False  # looks up names, by datagrams
-    neighbours: bool = False  # names ending in .local: a local service is asked for those
-    datagrams: bool = False  # pictures come as datagrams
 
 
 def network_of(cameras: Iterable[CameraPlan]) -> Network:

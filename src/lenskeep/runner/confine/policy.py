@@ -6,10 +6,11 @@ import contextlib
 import os
 from pathlib import Path
 
+from lenskeep.confine import landlock
+from lenskeep.confine.confine import Needs, confine
 from lenskeep.messages.runner import Confinement, SlotPlan, TrialPlan
-from lenskeep.runner.confine import cameras, landlock
+from lenskeep.runner.confine import cameras
 from lenskeep.runner.confine.cameras import LonePlaces
-from lenskeep.runner.confine.confine import Needs, confine
 
 _PRIVATE = ("/etc", "/root", "/home")
 _PEAK = Path("/proc/self/clear_refs")  # where the count of memory begins anew

@@ -16,7 +16,7 @@ import os
 import struct
 from pathlib import Path
 
-from lenskeep.runner.confine import calls
+from lenskeep.confine import calls
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from lenskeep.runner.confine import calls, kernel
+from lenskeep.confine import calls, kernel
 
 _LOAD, _AND, _RETURN = 0x20, 0x54, 0x06
 _IF_EQUAL, _IF_AT_LEAST = 0x15, 0x35
@@ -50,14 +50,14 @@ class Never(Struct, frozen=True):
 Rule = Only | Never
 
 
-def program(machine: str, refused: Iterable[str], rules: Iterable[Rule]) -> bytes:
+def program(machine: str, refused: Iterable[str], rules: Iterable[Rule], *, keeps_folder: bool = False) -> bytes:
     """Write the filter for a machine.
 
     Args:
         refused: calls of `calls.by_argument` that are refused whole, beside those that always are.
     """
     known = calls.by_argument(machine)
-    numbers = [*calls.always_refused(machine).values(), *(known[name] for name in refused)]
+    numbers = [*calls.always_refused(machine, keeps_folder=keeps_folder).values(), *(known[name] for name in refused)]
     code: list[Instruction] = [
         (_LOAD, 0, 0, _MACHINE_AT),
         (_IF_EQUAL, 1, 0, _MACHINES[machine]),

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lenskeep.runner.confine import kernel
+from lenskeep.confine import kernel
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # on every machine
 _ASK_VERSION = 1
@@ -25,6 +25,8 @@ WRITE_FILE, READ_FILE, READ_FOLDER = 1 << 1, 1 << 2, 1 << 3
 TRUNCATE, DEVICE_CONTROL = 1 << 14, 1 << 15
 READ = READ_FILE | READ_FOLDER
 WRITE = WRITE_FILE | TRUNCATE
+# all that one does with plain files, folders and links in a folder of one's own
+FOLDER = READ | WRITE | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13
 _FILE_RIGHTS = 1 | WRITE_FILE | READ_FILE | TRUNCATE | DEVICE_CONTROL
 _BIND, _CONNECT = 1, 2
 _ALL_SCOPES = 3  # nameless sockets and signals stay among the processes of the sandbox

@@ -17,10 +17,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from lenskeep.confine import callfilter, calls, kernel, landlock
+from lenskeep.confine.callfilter import Never, Only, Rule
 from lenskeep.messages.runner import Confinement
-from lenskeep.runner.confine import callfilter, calls, kernel, landlock
-from lenskeep.runner.confine.callfilter import Never, Only, Rule
-from lenskeep.runner.confine.cameras import Network
 
 # the account's own files stay reachable for root, and its threads may be raised again; see `priority`
 _CAPABILITIES_KEPT = frozenset({kernel.CAP_DAC_OVERRIDE, kernel.CAP_DAC_READ_SEARCH, kernel.CAP_SYS_NICE})
@@ -40,6 +39,15 @@ _FCNTL_SIGNAL_BY_FILE = frozenset({8, 10, 15})
 _EXEC_GAIN = 1
 
 
+class Network(Struct, frozen=True):
+    """Whom a process may dial."""
+
+    ports: frozenset[int] = frozenset()
+    names: bool = False  # looks up names, by datagrams
+    neighbours: bool = False  # names ending in .local: a local service is asked for those
+    datagrams: bool = False  # pictures come as datagrams
+
+
 class Needs(Struct, frozen=True):
     """What a process needs from outside, beyond Python and its libraries."""
 
@@ -48,6 +56,7 @@ class Needs(Struct, frozen=True):
     network: Network = Network()
     serves: bool = False  # a socket that listens already
     renices: bool = False  # raises its own threads again
+    keeps_folder: bool = False  # makes, moves and removes files in a folder of its own
 
     def refused(self) -> list[str]:
         """Name the calls that it does not need, of those that others do."""
@@ -121,7 +130,7 @@ def _readable() -> list[Path]:
     """Return where Python, its packages and their libraries are read from, and what they look at."""
     # the first entry is the folder that the process was started in, unless Python was told to leave it out
     packages = [Path(entry) for entry in (sys.path if sys.flags.safe_path else sys.path[1:]) if entry]
-    own = Path(__file__).parents[2]
+    own = Path(__file__).parents[1]
     linked = [Path(entry) for entry in os.environ.get("LD_LIBRARY_PATH", "").split(":") if entry]
     fixed = [Path(entry) for entry in (*_LIBRARIES, *_HARDWARE, *_OWN, sys.prefix, sys.base_prefix)]
     return [place for place in (*fixed, *packages, *linked, own) if place.resolve() != Path("/")]
@@ -142,11 +151,15 @@ def _restrict_calls(needs: Needs, found: _Found) -> None:
         found.gaps.append(f"system calls are open: no list of them for {os.uname().machine}")
         return
     try:
-        callfilter.enforce(machine, callfilter.program(machine, needs.refused(), _rules(needs)))
+        callfilter.enforce(machine, _program(machine, needs))
     except OSError as error:
         found.gaps.append(f"system calls are open: this kernel filters none ({error.strerror})")
         return
-    found.calls = len(calls.always_refused(machine)) + len(needs.refused())
+    found.calls = len(calls.always_refused(machine, keeps_folder=needs.keeps_folder)) + len(needs.refused())
+
+
+def _program(machine: str, needs: Needs) -> bytes:
+    return callfilter.program(machine, needs.refused(), _rules(needs), keeps_folder=needs.keeps_folder)
 
 
 def _rules(needs: Needs) -> list[Rule]:
