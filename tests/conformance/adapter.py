@@ -59,7 +59,10 @@ def main() -> int:
     source = HttpSource(arguments.metadata_url, arguments.target_base_url or "")
     request = Look(
         bootstrap=(folder / BOOTSTRAP).read_bytes(), now_s=time.time(), paths=arguments.target_name or [],
-        stored={path.name: path.read_bytes() for path in folder.glob("*.json")},
+        stored={
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in (*folder.glob("*.json"), *folder.glob("roots/*.json"))
+        },
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         answer = look(request, source, Path(work), Rules(os.environ.get("LENSKEEP_RULES", "standard")))
@@ -91,6 +94,7 @@ def keep(folder: Path, answer: Verdict | Refusal) -> None:
     """Keep what was verified, as the daemon does: all of it, or as it was."""
     if not answer.stored:
         return
+    (folder / "roots").mkdir(exist_ok=True)
     for path in folder.glob("*.json"):
         path.unlink()
     for name, raw in answer.stored.items():

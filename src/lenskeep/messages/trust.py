@@ -18,7 +18,8 @@ class Look(_Message, frozen=True, kw_only=True):
     """Verify the repository's newest metadata against what is trusted so far, and look some targets up in it.
 
     `stored` holds the metadata that was verified before, by file name: `root.json` (the newest one), `timestamp.json`,
-    `snapshot.json`, `targets.json` and delegated roles as `ROLE.json`, and the assignment as `devices/DEVICE.json`.
+    `snapshot.json`, `targets.json` and delegated roles as `ROLE.json`, the assignment as `devices/DEVICE.json`, and the
+    chain of roots after the provisioned one as `roots/N.root.json`: a root counts only through it.
     `bootstrap` is the root that the device was provisioned with. `offline` asks nothing of the source: only what is
     stored is judged.
     """

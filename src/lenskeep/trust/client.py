@@ -79,6 +79,7 @@ class _Look:
         self._after: dict[str, Document] = {}  # what python-tuf trusts when it has worked
         self._answers: dict[str, TargetFile | None] = {}  # what it says about the paths
         self._unproven: dict[str, Unproven] = {}
+        self._roots: dict[str, bytes] = {}  # the roots after the provisioned one, each signed by the one before
         self._proven: Proven | None = None
 
     def run(self) -> Verdict | Refusal:
@@ -99,13 +100,30 @@ class _Look:
     # --- before -----------------------------------------------------------------------------------------------------
 
     def _restore(self) -> dict[str, Document]:
-        """Read what is stored; what cannot be read is as good as not stored."""
+        """Read what is stored; what cannot be read is as good as not stored.
+
+        A newer root than the provisioned one counts only through the chain of roots between them: whoever could write
+        into the registry cannot put a root of their own there.
+        """
         stored = dict(self._reader.stored(self._request.stored))
-        first = self._reader.read(names.ROOT, self._request.bootstrap)
-        newest = stored.get(names.ROOT)
-        if newest is None or newest.body.version <= first.body.version or not _signed_by(newest, newest):
-            stored[names.ROOT] = first
+        newest = self._reader.read(names.ROOT, self._request.bootstrap)
+        require_signed(newest, newest)
+        while (raw := self._request.stored.get(_root_file(newest.body.version + 1))) is not None:
+            following = self._next_root(newest, raw)
+            if following is None:
+                break
+            self._roots[_root_file(following.body.version)] = raw
+            newest = following
+        stored[names.ROOT] = newest
         return stored
+
+    def _next_root(self, newest: Document, raw: bytes) -> Document | None:
+        try:
+            following = self._reader.read(names.ROOT, raw, ours=True)
+        except TrustError:
+            return None
+        follows = following.body.version == newest.body.version + 1
+        return following if follows and _signed_by(newest, following) and _signed_by(following, following) else None
 
     # --- python-tuf -------------------------------------------------------------------------------------------------
 
@@ -133,6 +151,10 @@ class _Look:
     def _trusted_files(self, metadata: Path) -> dict[str, Document]:
         """Read what python-tuf trusts by now. What it does not touch is still as it was stored."""
         files = {path.name: path.read_bytes() for path in metadata.glob("*.json")}
+        before = self._before[names.ROOT].body.version
+        for path in (metadata / "root_history").glob("*.root.json"):
+            if int(path.name.partition(".")[0]) > before:
+                self._roots[_root_file(int(path.name.partition(".")[0]))] = path.read_bytes()
         return {names.ROOT: self._before[names.ROOT], **dict(self._reader.stored(files))}
 
     def _rotated(self, root: Document) -> bool:
@@ -266,6 +288,7 @@ class _Look:
         if not self._rotated(proven[names.ROOT]):
             keep_for |= {names.DIRECTOR, *(role.role for role in proven.delegations())}
         keep = {file_of(role): one.raw for role, one in self._after.items() if role in keep_for}
+        keep |= self._roots
         return keep if assignment is None else keep | {names.device_path(self._request.device): assignment}
 
     def _refusal(self, fault: LenskeepError, role: str) -> Refusal:
@@ -281,7 +304,7 @@ class _Look:
             if not rotated or role == names.ROOT or document is not self._before.get(role)
         }
         new = any(self._request.stored.get(file) != raw for file, raw in keep.items())
-        others = {file: raw for file, raw in self._request.stored.items() if "/" in file}
+        others = {file: raw for file, raw in self._request.stored.items() if "/" in file} | self._roots
         return Refusal(
             code=fault.code, message=f"{fault} What was trusted before stays so.", role=role,
             stored=keep | others if new and not self._request.offline else {}, roles=proven.views(),
@@ -335,6 +358,11 @@ class _Look:
             return False
         assert isinstance(timestamp.body, TimestampBody)
         return timestamp.body.meta["snapshot.json"].version == document.body.version
+
+
+def _root_file(version: int) -> str:
+    """Return the name under which a root of the chain is stored."""
+    return f"roots/{version}.root.json"
 
 
 def _signers(root: Document, role: str) -> set[str]:

@@ -147,7 +147,7 @@ def test_a_new_root_is_kept_when_the_rest_is_refused(forger: Forger, tmp_path: P
     answer = look(forger.look(first.stored), FolderSource(forger.folder), tmp_path / "2")
     assert isinstance(answer, Refusal)
     assert (answer.code, answer.role) == ("LK-4101", "timestamp")
-    assert answer.stored == first.stored | {"root.json": forger.root(2)}
+    assert answer.stored == first.stored | {"root.json": forger.root(2), "roots/2.root.json": forger.root(2)}
     assert versions(answer) == {"root": 2, "timestamp": 1, "snapshot": 1, "targets": 1}
 
 
@@ -276,3 +276,25 @@ def test_what_the_repository_tool_writes_is_what_a_device_accepts(tmp_path: Path
     repository.withdraw("cap-inspect", "1.1.0")
     later = Look(bootstrap=repository.root(), stored=verdict.stored, now_s=repository.now_s, paths=paths)
     assert seen(later, source, tmp_path / "2").unlisted == paths[1:]
+
+
+def test_root_that_was_written_into_the_registry_counts_only_through_the_chain(forger: Forger, tmp_path: Path) -> None:
+    """Somebody who can write the registry puts a root of their own there, signed by itself."""
+    first = seen(forger.look(), FolderSource(forger.folder), tmp_path / "1")
+    stranger = Forger(tmp_path / "stranger")
+    stranger.publish()
+    stranger.publish("root")
+    planted = first.stored | {"root.json": stranger.root(2), "roots/2.root.json": stranger.root(2)}
+    verdict = seen(forger.look(planted), FolderSource(forger.folder), tmp_path / "2")
+    assert next(role for role in verdict.roles if role.name == "root").version == 1
+    assert isinstance(look(forger.look(planted), FolderSource(stranger.folder), tmp_path / "3"), Refusal)
+
+
+def test_chain_of_roots_is_remembered_and_followed_without_asking_for_it_again(forger: Forger, tmp_path: Path) -> None:
+    forger.publish("root")
+    forger.publish("root")
+    first = seen(forger.look(), FolderSource(forger.folder), tmp_path / "1")
+    assert {"roots/2.root.json", "roots/3.root.json"} <= set(first.stored)
+    (forger.folder / "metadata" / "2.root.json").unlink()
+    again = seen(forger.look(first.stored), FolderSource(forger.folder), tmp_path / "2")
+    assert next(role for role in again.roles if role.name == "root").version == 3
