@@ -1,0 +1,196 @@
+"""What a simulated device keeps over a restart: its outbox and a few numbers, in one file that only grows.
+
+Rules. What was written survives kill -9 of its process (not a power cut: nobody pulls the plug of a simulator). The
+file is never shortened, so that whoever counts finds in it every record that was ever produced or dropped.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from lenskeep.messages.sync import Happening, Record, Window
+
+_LENGTH = struct.Struct("<I")
+
+
+class Made(Struct, frozen=True, tag="m"):
+    """A record was produced."""
+
+    record: Record
+
+
+class Taken(Struct, frozen=True, tag="t"):
+    """The fleet has every record up to this number."""
+
+    upto: int
+
+
+class Dropped(Struct, frozen=True, tag="d"):
+    """These were given up because the outbox was full; or because a restored fleet has lost them."""
+
+    numbers: list[int]
+
+
+class Noted(Struct, frozen=True, tag="n"):
+    """Something else that has to survive."""
+
+    key: str
+    value: Any
+
+
+Frame = Made | Taken | Dropped | Noted
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Frame)
+
+
+def frames(path: Path) -> Iterator[Frame]:
+    """Read a journal; a last frame that was not finished was never written."""
+    data = path.read_bytes() if path.exists() else b""
+    at = 0
+    while at + _LENGTH.size <= len(data):
+        (size,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        if at + size > len(data):
+            return
+        yield _decoder.decode(data[at : at + size])
+        at += size
+
+
+@dataclass
+class Account:
+    """What a device has produced, as its journal says."""
+
+    made: dict[int, Record] = field(default_factory=dict)
+    dropped: set[int] = field(default_factory=set)
+    taken: int = -1
+
+    @classmethod
+    def read(cls, path: Path) -> Account:
+        """Count everything in a journal."""
+        account = cls()
+        for frame in frames(path):
+            match frame:
+                case Made(record):
+                    assert record.n not in account.made, f"{path}: record {record.n} twice"
+                    account.made[record.n] = record
+                case Dropped(numbers):
+                    account.dropped |= set(numbers)
+                case Taken(upto):
+                    account.taken = upto
+        return account
+
+    @property
+    def owed(self) -> dict[int, Record]:
+        """The records that the fleet must have: all but the dropped ones."""
+        return {n: record for n, record in self.made.items() if n not in self.dropped}
+
+    @property
+    def lost(self) -> int:
+        """How many records the device has said were lost."""
+        return sum(r.count for r in self.made.values() if isinstance(r, Happening) and r.kind == "lost")
+
+
+class Journal:
+    """A device's outbox and numbers. With `path` None it is in memory alone: for crowds that never restart."""
+
+    def __init__(self, path: Path | None, *, records_max: int = 5000) -> None:
+        self._records_max = records_max
+        self._waiting: deque[Record] = deque()
+        self._numbers: dict[str, Any] = {}
+        self._next = 0
+        self.taken = -1
+        self._file = None
+        if path is not None:
+            self._recover(path)
+            self._file = path.open("ab", buffering=0)
+
+    def _recover(self, path: Path) -> None:
+        size = 0
+        for frame in frames(path):
+            size += _LENGTH.size + len(_encoder.encode(frame))
+            match frame:
+                case Made(record):
+                    self._waiting.append(record)
+                    self._next = record.n + 1
+                case Taken(upto):
+                    self._forget(upto)
+                case Dropped(numbers):
+                    gone = set(numbers)
+                    self._waiting = deque(r for r in self._waiting if r.n not in gone)
+                case Noted(key, value):
+                    self._numbers[key] = value
+        if path.exists() and path.stat().st_size > size:
+            with path.open("r+b") as file:
+                file.truncate(size)
+
+    def _write(self, frame: Frame) -> None:
+        if self._file is not None:
+            data = _encoder.encode(frame)
+            self._file.write(_LENGTH.pack(len(data)) + data)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def next_number(self) -> int:
+        return self._next
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, record: Record) -> None:
+        """Keep a record until the fleet has it; its number must be `next_number`."""
+        assert record.n == self._next
+        self._next += 1
+        self._write(Made(record))
+        self._waiting.append(record)
+        if len(self._waiting) > self._records_max:
+            self._make_room(record.n)
+
+    def _make_room(self, now: int) -> None:
+        """Drop the least valuable: old windows first; a tenth of all at once, and say how many."""
+        wanted = self._records_max // 10 or 1
+        windows = [r.n for r in self._waiting if isinstance(r, Window)]
+        gone = set((windows or [r.n for r in self._waiting if r.n != now])[:wanted])
+        self.give_up(sorted(gone), "the outbox was full")
+
+    def give_up(self, numbers: list[int], why: str) -> None:
+        """Drop records and put on record how many."""
+        gone = set(numbers)
+        self._write(Dropped(numbers))
+        self._waiting = deque(r for r in self._waiting if r.n not in gone)
+        self.put(Happening(n=self._next, kind="lost", at_ms=0, text=why, count=len(gone)))
+
+    def batch(self, count_max: int) -> list[Record]:
+        """Return the oldest records."""
+        return [self._waiting[at] for at in range(min(count_max, len(self._waiting)))]
+
+    def acknowledged(self, upto: int) -> None:
+        """Forget what the fleet has."""
+        if upto != self.taken:
+            self._write(Taken(upto))
+            self._forget(upto)
+
+    def _forget(self, upto: int) -> None:
+        self.taken = upto
+        while self._waiting and self._waiting[0].n <= upto:
+            self._waiting.popleft()
+
+    def note(self, key: str, value: Any) -> None:
+        """Keep a number or a word."""
+        if self._numbers.get(key) != value:
+            self._numbers[key] = value
+            self._write(Noted(key, value))
+
+    def noted(self, key: str, otherwise: Any) -> Any:
+        """Return what was kept."""
+        return self._numbers.get(key, otherwise)
