@@ -25,11 +25,18 @@ from lenskeep.fleet.answers import guard
 from lenskeep.fleet.authority import FleetAuthority, open_authority
 from lenskeep.fleet.config import FleetConfig, FleetPlaces
 from lenskeep.fleet.devices import DeviceDoor
+from lenskeep.fleet.exposition import Exposition
 from lenskeep.fleet.operators import OperatorDoor
+from lenskeep.fleet.pages import add_pages
 from lenskeep.fleet.renewal import Renewal
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
+from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import SCHEMA, Store
+from lenskeep.fleet.store.survey import SurveyStore
+from lenskeep.fleet.store.telemetry import TelemetryStore
+from lenskeep.fleet.survey import Survey
+from lenskeep.fleet.views import Views
 
 log = logging.getLogger("lenskeep.fleet")
 
@@ -52,9 +59,15 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         operators = OperatorDoor(
             store, admission, reports, authority, clock, group_role=config.operators.group_role, request_s_max=seconds
         )
+        rollouts, telemetry = RolloutStore(database), TelemetryStore(database)
+        silent_s = config.limits.silent_s
+        survey = Survey(SurveyStore(database), rollouts, telemetry, store, clock, silent_after_s=silent_s)
+        views = Views(survey, Exposition(survey, rollouts, places.repository, clock), clock)
 
         context = authority.server_context()
-        operator_runner = await _runner(stack, operators.app(), config.limits.idle_s_max)
+        operator_app = operators.app(views.routes())
+        add_pages(operator_app)
+        operator_runner = await _runner(stack, operator_app, config.limits.idle_s_max)
         await _open_socket(stack, operator_runner, places.socket)
         if config.operators.port:
             await _open(operator_runner, "operators.port", "127.0.0.1", config.operators.port)

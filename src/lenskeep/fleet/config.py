@@ -67,6 +67,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     request_s_max: Annotated[float, Meta(gt=0)] = 20.0
     idle_s_max: Annotated[float, Meta(gt=0)] = 75.0
     reports_kept: Count = 200
+    silent_s: Annotated[float, Meta(gt=0)] = 900.0
 
 
 class FleetConfig(_Section, frozen=True, kw_only=True):

@@ -15,10 +15,10 @@ SUFFIXES = frozenset({".html", ".css", ".js", ".mjs", ".svg", ".png", ".ico", ".
 
 
 def add_page(app: web.Application, folder: Path = WEB) -> None:
-    """Serve every file of the folder under its name, and `index.html` at the root."""
+    """Serve every file of the folder under its name, and `index.html` at the root; the fleet's pages are not here."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in SUFFIXES:
-            name = path.relative_to(folder).as_posix()
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and path.suffix in SUFFIXES and not name.startswith("fleet/"):
             handler = _sender(path)
             app.router.add_get(f"/{name}", handler)
             if name == "index.html":

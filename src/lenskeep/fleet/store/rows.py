@@ -24,8 +24,8 @@ def device(row: Row) -> DeviceRow:
     key_id = row["key_id"] or ""
     return DeviceRow(
         device=row["name"], state=row["state"], key_id=key_id, fingerprint=fingerprint(key_id) if key_id else "",
-        enrolled=_moment(row["enrolled_ms"]), certificate_ends=rfc3339(row["ends_s"]) if row["ends_s"] else "",
-        revoked=_moment(row["revoked_ms"]), revoked_reason=row["revoked_reason"], heard=_moment(row["received_ms"]),
+        enrolled=moment(row["enrolled_ms"]), certificate_ends=rfc3339(row["ends_s"]) if row["ends_s"] else "",
+        revoked=moment(row["revoked_ms"]), revoked_reason=row["revoked_reason"], heard=moment(row["received_ms"]),
         counter=row["counter"] or 0, alarms=row["alarms"],
         running={slot.slot: slot.running for slot in report.slots} if report else {},
     )  # fmt: skip
@@ -48,17 +48,18 @@ def last_report(row: Row) -> DeviceReport | None:
 def alarm(row: Row) -> AlarmView:
     """Show an alarm."""
     return AlarmView(
-        id=row["id"], device=row["device"], code=row["code"], text=row["text"], first=_moment(row["first_ms"]),
-        last=_moment(row["last_ms"]), count=row["count"],
+        id=row["id"], device=row["device"], code=row["code"], text=row["text"], first=moment(row["first_ms"]),
+        last=moment(row["last_ms"]), count=row["count"],
     )  # fmt: skip
 
 
 def deed(row: Row) -> DeedView:
     """Show what an operator did."""
     return DeedView(
-        at=_moment(row["at_ms"]), by=row["actor"], action=row["action"], subject=row["subject"], reason=row["reason"]
+        at=moment(row["at_ms"]), by=row["actor"], action=row["action"], subject=row["subject"], reason=row["reason"]
     )
 
 
-def _moment(ms: int | None) -> str:
+def moment(ms: int | None) -> str:
+    """Show a time in milliseconds; nothing for none."""
     return rfc3339(ms / 1000) if ms else ""

@@ -1,0 +1,220 @@
+"""Gathers what people are shown of the whole fleet; looked at once for everybody who asks within a moment.
+
+Rules. A look reads each table once and judges in a thread; whoever asks meanwhile waits for the same look. Nothing is
+changed from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from lenskeep.clock import Clock, rfc3339
+from lenskeep.errors import RequestError
+from lenskeep.fleet import standing
+from lenskeep.fleet.rollouts.selecting import Candidate, select
+from lenskeep.fleet.standing import Known, Wanted
+from lenskeep.fleet.store.rollouts import Desired, RolloutStore
+from lenskeep.fleet.store.store import Store
+from lenskeep.fleet.store.survey import SurveyStore
+from lenskeep.fleet.store.telemetry import TelemetryStore
+from lenskeep.messages.fleetviews import (
+    HEALTHS,
+    BehaviourLine,
+    DeviceLine,
+    DevicePage,
+    DevicesPage,
+    DriftLine,
+    HistoryLine,
+    OverviewView,
+    VersionLine,
+    VitalsView,
+)
+from lenskeep.messages.telemetry import Behaviour, Latency
+
+FRESH_S = 1.0
+ALARMS_SHOWN = 5
+HISTORY_SHOWN = 200
+ENDING_S = 30 * 86400
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which devices are asked for; empty words ask for all."""
+
+    health: frozenset[str] = frozenset()
+    target: str = ""  # a selector: tags, names, groups, hardware
+    runs: str = ""  # NAME@VERSION, or a NAME for any version of it
+    text: str = ""  # part of the name
+
+
+class Survey:
+    """Looks over the whole fleet."""
+
+    def __init__(
+        self, survey: SurveyStore, rollouts: RolloutStore, telemetry: TelemetryStore, store: Store, clock: Clock, *,
+        silent_after_s: float,
+    ) -> None:  # fmt: skip
+        self._survey = survey
+        self._rollouts = rollouts
+        self._telemetry = telemetry
+        self._store = store
+        self._clock = clock
+        self._silent_after_s = silent_after_s
+        self._lines: list[DeviceLine] = []
+        self._looked_s = float("-inf")
+        self._looking = asyncio.Lock()
+
+    async def lines(self) -> list[DeviceLine]:
+        """Return a line for every device, at most a moment old. Cost: about 20 us for each device, in a thread."""
+        async with self._looking:
+            if self._clock.monotonic_s() - self._looked_s >= FRESH_S:
+                known, desired = await self._survey.devices(), await self._rollouts.desired()
+                self._lines = await asyncio.to_thread(self._judge_in_thread, known, desired)
+                self._looked_s = self._clock.monotonic_s()
+            return self._lines
+
+    def _judge_in_thread(self, known: list[Known], desired: list[Desired]) -> list[DeviceLine]:
+        wanted: dict[str, dict[str, Wanted]] = {}
+        for one in desired:
+            text = f"Rollout {one.rollout}: {one.state}." + (f" {one.reason}" if one.reason else "")
+            wanted.setdefault(one.device, {})[one.slot] = Wanted(one.bundle, one.generation, text)
+        now_ms = self._clock.now_ms()
+        return [
+            standing.judge(
+                replace(one, wanted=wanted.get(one.device, {})), now_ms=now_ms, silent_after_s=self._silent_after_s
+            )
+            for one in known
+        ]
+
+    async def overview(self) -> OverviewView:
+        """Return the fleet at a glance."""
+        lines, alarms = await self.lines(), await self._store.alarms()
+        counted = Counter(line.health for line in lines)
+        soon = rfc3339(self._clock.now_s() + ENDING_S)
+        here = [line for line in lines if line.health not in {"invited", "revoked"}]
+        return OverviewView(
+            at=rfc3339(self._clock.now_s()), devices=len(lines), health={name: counted[name] for name in HEALTHS},
+            alarms=len(alarms), newest_alarms=alarms[:ALARMS_SHOWN],
+            rollouts=dict(Counter(str(rollout.state) for rollout, _ in await self._rollouts.all())),
+            versions=len({slot.running for line in here for slot in line.slots if slot.running}),
+            silent_after_s=self._silent_after_s,
+            certificates_ending=sum(bool(line.certificate_ends) and line.certificate_ends < soon for line in here),
+        )  # fmt: skip
+
+    async def devices(self, asked: Asked, *, limit: int, after: str) -> DevicesPage:
+        """Return a part of the devices that are asked for, by name. Raises: RequestError for a wrong selector."""
+        found = [line for line in await self.lines() if _fits(line, asked)]
+        if asked.target:
+            groups = await self._rollouts.groups()
+            chosen = {one.device for one in select(asked.target, [_candidate(line) for line in found], groups)}
+            found = [line for line in found if line.device in chosen]
+        rest = [line for line in found if line.device > after]
+        return DevicesPage(
+            devices=rest[:limit], total=len(found), next=rest[limit - 1].device if len(rest) > limit else ""
+        )
+
+    async def device(self, name: str) -> DevicePage:
+        """Return everything about one device. Raises: UnknownNameError."""
+        detail = await self._store.device(name)
+        self._looked_s = float("-inf")  # who looks at one device wants it as it is now
+        line = next(line for line in await self.lines() if line.device == name)
+        told = await self._telemetry.vitals(name)
+        vitals = None
+        if told:
+            said = told[0].vitals
+            vitals = VitalsView(
+                at=rfc3339(told[0].received_ms / 1000), disk_free_mb=said.disk_free_mb,
+                memory_free_mb=said.memory_free_mb, load=said.load, temperature_c=said.temperature_c,
+            )  # fmt: skip
+        return DevicePage(line=line, detail=detail, vitals=vitals, history=await self.history(device=name))
+
+    async def drift(self) -> list[DriftLine]:
+        """Return who does not run what it should, and why."""
+        return standing.drift(await self.lines())
+
+    async def history(self, *, device: str = "", bundle: str = "") -> list[HistoryLine]:
+        """Return what happened on a device or with a version, newest first. Raises: RequestError for neither."""
+        if not device and not bundle:
+            raise RequestError("A history is of a device or of a version: give one of them.")
+        told = await self._telemetry.happenings(device=device, bundle=bundle, limit=HISTORY_SHOWN)
+        steps = await self._rollouts.history(device=device, bundle=bundle, limit=HISTORY_SHOWN)
+        lines = [
+            HistoryLine(
+                at=rfc3339((one.at_ms or one.received_ms) / 1000), device=one.device, kind=one.kind, slot=one.slot,
+                bundle=one.bundle, code=one.code, text=one.text,
+            )
+            for one in told
+        ]  # fmt: skip
+        lines += [
+            HistoryLine(
+                at=one.at, device=one.device, kind=f"rollout: {one.state}", slot=one.slot, bundle=one.bundle,
+                code=one.code, text=one.reason, rollout=one.rollout,
+            )
+            for one in steps
+        ]  # fmt: skip
+        if device:
+            lines += await self._survey.deeds(device, HISTORY_SHOWN)
+        return sorted(lines, key=lambda line: line.at, reverse=True)[:HISTORY_SHOWN]
+
+    async def versions(self, *, bundle: str = "", since_s: int = 0) -> list[VersionLine]:
+        """Return which version runs where, and how it behaves on each class of hardware."""
+        latency = await self._telemetry.latency(bundle, "total", ("hardware",), since_s=since_s)
+        counts = await self._telemetry.behaviour(bundle, ("hardware",), since_s=since_s)
+        behaviour = _behaviour(latency, counts)
+        return [
+            line for line in _versions(await self.lines(), behaviour) if not bundle or line.bundle == bundle
+        ]  # fmt: skip
+
+
+def _fits(line: DeviceLine, asked: Asked) -> bool:
+    if asked.health and line.health not in asked.health:
+        return False
+    if asked.text and asked.text not in line.device:
+        return False
+    return not asked.runs or any(asked.runs in (slot.running, slot.running.partition("@")[0]) for slot in line.slots)
+
+
+def _candidate(line: DeviceLine) -> Candidate:
+    return Candidate(line.device, line.tags, line.tags.get("hardware", line.hardware))
+
+
+def _versions(lines: Iterable[DeviceLine], behaviour: dict[str, list[BehaviourLine]]) -> list[VersionLine]:
+    devices: dict[str, list[DeviceLine]] = {name: [] for name in behaviour}
+    digests: dict[str, set[str]] = {}
+    wanted: Counter[str] = Counter()
+    for line in lines:
+        if line.health in {"invited", "revoked"}:
+            continue
+        wanted.update(slot.desired for slot in line.slots if slot.desired)
+        for slot in line.slots:
+            if slot.running:
+                digests.setdefault(slot.running, set()).add(slot.digest)
+        for running in {slot.running for slot in line.slots if slot.running}:
+            devices.setdefault(running, []).append(line)
+    return [
+        VersionLine(
+            bundle=name, devices=len(devices.get(name, [])), wanted=wanted[name],
+            digests=sorted(digests.get(name, set())),
+            hardware=dict(Counter(line.hardware for line in devices.get(name, []))), behaviour=behaviour.get(name, []),
+        )
+        for name in sorted({*devices, *wanted})
+    ]  # fmt: skip
+
+
+def _behaviour(latency: list[Latency], counts: list[Behaviour]) -> dict[str, list[BehaviourLine]]:
+    quantiles = {(one.bundle, one.hardware): one for one in latency}
+    shown: dict[str, list[BehaviourLine]] = {}
+    for one in counts:
+        quantile = quantiles.get((one.bundle, one.hardware))
+        judged = max(1, sum(one.outcomes.values()))
+        shown.setdefault(one.bundle, []).append(
+            BehaviourLine(
+                hardware=one.hardware, frames=one.frames, p50_ms=quantile.p50_ms if quantile else 0.0,
+                p99_ms=quantile.p99_ms if quantile else 0.0, misses_share=one.misses / max(1, one.frames),
+                ng_share=one.outcomes.get("NG", 0) / judged, errors_share=one.outcomes.get("ERROR", 0) / judged,
+            )
+        )  # fmt: skip
+    return shown
