@@ -79,7 +79,10 @@ class SimDevice:
         self._clock = OffsetClock(self.habits.clock_lie_s)
         self._wire = self._new_wire()
         self._path = f"/v1/devices/{name}/sync"
-        self._line = Line(self.journal, self.habits, dice, self._plan.running, self._plan.step_s)
+        self._line = Line(
+            self.journal, self.habits, dice, self._plan.running, hashlib.sha256(name.encode()).hexdigest(),
+            self._plan.step_s,
+        )  # fmt: skip
         self._view = View(name, crowd.root) if crowd.root else None
         self._done: list[Outcome] = []
         self._known = ""
@@ -190,7 +193,8 @@ class SimDevice:
         self._told = list(slots)
         return Call(
             seen=self._view.timestamp if self._view else 0, known=self._known, report=report, slots=slots,
-            records=records, done=self._done, wait_s=round(wait_s, 3),
+            records=records, outbox=self.journal.outbox, after=self.journal.after, done=self._done,
+            wait_s=round(wait_s, 3),
         )  # fmt: skip
 
     async def run(self, stop: Callable[[], bool]) -> None:
@@ -270,11 +274,10 @@ class SimDevice:
             self._reported = self._known = ""
             return self._back_off(min(reply.retry_after_s or 0.0, 120.0))
         answer = _answers.decode(reply.body)
-        counts["acknowledged"] += max(0, answer.taken - self.journal.taken)
         if answer.taken < self.journal.taken:
             counts["went back"] += 1
-            gone = list(range(answer.taken + 1, self.journal.taken + 1))
-            self.journal.give_up(gone, "the fleet has lost them")
+            self.journal.put_back(answer.taken)
+        assert answer.taken < self.journal.next_number, f"{self.name}: {answer.taken} was never made"
         self.journal.acknowledged(answer.taken)
         self._done = [Outcome(id=one.id, state="done") for one in answer.commands]
         if answer.counter >= int(self.journal.noted("counter", 0)) + 1:

@@ -19,14 +19,16 @@ FAILED, TAKEN_BACK = "LK-3203", "LK-4301"
 class Line:
     """The one slot of a simulated device: what it runs, and where it is on the way to what it should run."""
 
-    def __init__(self, journal: Journal, habits: Habits, dice: random.Random, running: str, step_s: float) -> None:
+    def __init__(
+        self, journal: Journal, habits: Habits, dice: random.Random, running: str, digest: str, step_s: float
+    ) -> None:  # fmt: skip
         self._journal = journal
         self._habits = habits
         self._dice = dice
         self._step_s = step_s
         kept: dict[str, Any] = journal.noted("line", {})
         self.running: str = kept.get("running", running)
-        self.digest: str = kept.get("digest", "00" * 32)
+        self.digest: str = kept.get("digest", digest)
         self.before: list[str] = kept.get("before", [])
         self.generation: int = kept.get("generation", 0)
         self.state: str = kept.get("state", "")

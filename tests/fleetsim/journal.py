@@ -6,6 +6,7 @@ file is never shortened, so that whoever counts finds in it every record that wa
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -34,9 +35,15 @@ class Taken(Struct, frozen=True, tag="t"):
 
 
 class Dropped(Struct, frozen=True, tag="d"):
-    """These were given up because the outbox was full; or because a restored fleet has lost them."""
+    """These were given up because the outbox was full."""
 
     numbers: list[int]
+
+
+class PutBack(Struct, frozen=True, tag="p"):
+    """The fleet came back from a copy: what it had acknowledged above this number is gone there."""
+
+    upto: int
 
 
 class Noted(Struct, frozen=True, tag="n"):
@@ -46,7 +53,7 @@ class Noted(Struct, frozen=True, tag="n"):
     value: Any
 
 
-Frame = Made | Taken | Dropped | Noted
+Frame = Made | Taken | Dropped | PutBack | Noted
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Frame)
 
@@ -70,6 +77,7 @@ class Account:
 
     made: dict[int, Record] = field(default_factory=dict)
     dropped: set[int] = field(default_factory=set)
+    gone: set[int] = field(default_factory=set)  # lost by a fleet that was put back
     taken: int = -1
 
     @classmethod
@@ -85,12 +93,15 @@ class Account:
                     account.dropped |= set(numbers)
                 case Taken(upto):
                     account.taken = upto
+                case PutBack(upto):
+                    account.gone |= {n for n in account.made if upto < n <= account.taken} - account.dropped
+                    account.taken = upto
         return account
 
     @property
     def owed(self) -> dict[int, Record]:
-        """The records that the fleet must have: all but the dropped ones."""
-        return {n: record for n, record in self.made.items() if n not in self.dropped}
+        """The records that the fleet must have, each once."""
+        return {n: record for n, record in self.made.items() if n not in self.dropped | self.gone}
 
     @property
     def lost(self) -> int:
@@ -111,6 +122,8 @@ class Journal:
         if path is not None:
             self._recover(path)
             self._file = path.open("ab", buffering=0)
+        if not self.outbox:
+            self.note("outbox", secrets.token_hex(8))
 
     def _recover(self, path: Path) -> None:
         size = 0
@@ -125,6 +138,8 @@ class Journal:
                 case Dropped(numbers):
                     gone = set(numbers)
                     self._waiting = deque(r for r in self._waiting if r.n not in gone)
+                case PutBack(upto):
+                    self.taken = upto
                 case Noted(key, value):
                     self._numbers[key] = value
         if path.exists() and path.stat().st_size > size:
@@ -144,6 +159,16 @@ class Journal:
     def next_number(self) -> int:
         return self._next
 
+    @property
+    def outbox(self) -> str:
+        """Return the name of the numbering."""
+        return str(self._numbers.get("outbox", ""))
+
+    @property
+    def after(self) -> int:
+        """Return the number up to which nothing is held any more."""
+        return (self._waiting[0].n if self._waiting else self._next) - 1
+
     def __len__(self) -> int:
         return len(self._waiting)
 
@@ -161,14 +186,9 @@ class Journal:
         wanted = self._records_max // 10 or 1
         windows = [r.n for r in self._waiting if isinstance(r, Window)]
         gone = set((windows or [r.n for r in self._waiting if r.n != now])[:wanted])
-        self.give_up(sorted(gone), "the outbox was full")
-
-    def give_up(self, numbers: list[int], why: str) -> None:
-        """Drop records and put on record how many."""
-        gone = set(numbers)
-        self._write(Dropped(numbers))
+        self._write(Dropped(sorted(gone)))
         self._waiting = deque(r for r in self._waiting if r.n not in gone)
-        self.put(Happening(n=self._next, kind="lost", at_ms=0, text=why, count=len(gone)))
+        self.put(Happening(n=self._next, kind="lost", at_ms=0, text="the outbox was full", count=len(gone)))
 
     def batch(self, count_max: int) -> list[Record]:
         """Return the oldest records."""
@@ -179,6 +199,11 @@ class Journal:
         if upto != self.taken:
             self._write(Taken(upto))
             self._forget(upto)
+
+    def put_back(self, upto: int) -> None:
+        """The fleet has less than it had."""
+        self._write(PutBack(upto))
+        self.taken = upto
 
     def _forget(self, upto: int) -> None:
         self.taken = upto
