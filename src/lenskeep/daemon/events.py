@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 from lenskeep.clock import Clock, rfc3339
@@ -27,6 +27,7 @@ class Events:
         self._sequence = first
         self._kept: deque[Event] = deque(maxlen=KEPT)
         self._listeners: set[asyncio.Queue[Event]] = set()
+        self.heed: Callable[[Type, Any], None] = lambda _type, _data: None  # is told what is kept, without listening
 
     @property
     def watched(self) -> bool:
@@ -44,6 +45,7 @@ class Events:
         )
         if keep:
             self._kept.append(event)
+            self.heed(type_, data)
         for queue in self._listeners:
             if queue.full():
                 queue.get_nowait()

@@ -45,13 +45,13 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
             if answer.status not in (200, 201):
                 raise fault_of(answer.status, data, url)
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-        raise FleetNotProvenError(f"{url}: {_why(error)}. Nothing was sent.") from error
+        raise FleetNotProvenError(f"{url}: {why(error)}. Nothing was sent.") from error
     except TimeoutError as error:
         raise FleetUnreachableError(f"{url} did not answer in time.") from error
     except (aiohttp.ClientError, OSError) as error:
         if "alert" in str(error).lower():
-            raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {_why(error)}.") from error
-        raise FleetUnreachableError(f"{url} cannot be reached: {_why(error)}.") from error
+            raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {why(error)}.") from error
+        raise FleetUnreachableError(f"{url} cannot be reached: {why(error)}.") from error
     try:
         return msgspec.json.decode(data, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -80,6 +80,7 @@ def fault_of(status: int, data: bytes, url: str) -> LenskeepError:
     return kind(problem.detail[:1000])  # the next step is our own: a stranger's may not tell people what to type
 
 
-def _why(error: BaseException) -> str:
+def why(error: BaseException) -> str:
+    """Say in a few words why a connection failed."""
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     return str(getattr(cause, "verify_message", "") or cause or type(error).__name__).rstrip(".")

@@ -19,7 +19,7 @@ from lenskeep.database import Database
 from lenskeep.errors import DeviceError
 from lenskeep.messages.control import LatencyView, result_view
 from lenskeep.messages.runner import STAGES, Result, Results
-from lenskeep.registry import windows
+from lenskeep.registry import outbox, windows
 from lenskeep.registry.windows import MINUTE_S, Span, SpanKey
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ class Metrics:
         self._positions: dict[str, tuple[str, int]] = {}  # up to where `_waiting` and the rows together reach
         self.durable: dict[str, tuple[str, int]] = {}  # up to where the rows reach
         self._flushing = asyncio.Lock()
+        self.told_to_fleet = False  # what is counted goes into the outbox too
+        self._digests: dict[str, str] = {}
         self._budget_us: dict[str, float] = {}
         self._totals: dict[tuple[str, str], Span] = {}
         self._thinned_s = 0.0
@@ -91,6 +93,7 @@ class Metrics:
         span = counts.fresh.get(key)
         if span is None:
             span = counts.fresh[key] = Span()
+            self._digests[result.bundle] = result.digest
         span.frames += 1
         span.outcomes[result.outcome] = span.outcomes.get(result.outcome, 0) + 1
         sketches = span.sketches
@@ -135,6 +138,11 @@ class Metrics:
         """Return how many results a runner's ring had to forget before they were counted."""
         return self._slots[slot].lost
 
+    def still_s(self, slot: str) -> float:
+        """Return for how long no result came; infinite when none came in the last minute."""
+        live = self._slots[slot].live
+        return self._clock.monotonic_s() - live[-1][0] if live else float("inf")
+
     def recent(self, slot: str) -> list[Result]:
         """Return the newest results, oldest first."""
         return list(self._slots[slot].recent)
@@ -164,6 +172,8 @@ class Metrics:
                     merged = await windows.load(tx, key) or Span()
                     merged.merge(span)
                     rows.append(windows.row_of(key, merged))
+                    if self.told_to_fleet:
+                        await outbox.count(tx, key, self._digests.get(key.bundle, ""), span)
                 await windows.save(tx, rows)
                 for slot, (run, sequence) in self._positions.items():
                     await windows.save_position(tx, slot, run, sequence)

@@ -31,6 +31,15 @@ def unproven_context() -> ssl.SSLContext:
     return context
 
 
+class _Resuming(ssl.SSLContext):
+    """A context whose next connection goes on with the session of the last one: no signatures on either side."""
+
+    session: ssl.SSLSession | None = None
+
+    def wrap_bio(self, *args: Any, **words: Any) -> ssl.SSLObject:
+        return super().wrap_bio(*args, **{"session": self.session} | words)
+
+
 def fleet_context(
     authority_pem: str, clock: Clock, chain: Path | None = None, key: Path | None = None
 ) -> ssl.SSLContext:
@@ -39,7 +48,7 @@ def fleet_context(
     Args:
         chain, key: files of the device's certificate and key; without them the device is nobody yet.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _Resuming(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the name is checked below: it is a fixed one, not the address's
     context.load_verify_locations(cadata=authority_pem)
@@ -48,11 +57,18 @@ def fleet_context(
         context.load_cert_chain(chain, key)
 
     class Judged(ssl.SSLObject):
-        """A connection whose server is judged before a byte is said to it."""
+        """A connection whose server is judged before a byte is said to it; also when it goes on with a session."""
 
         def do_handshake(self) -> None:
             super().do_handshake()
             check_server(self.getpeercert() or {}, clock)
+            self._kept = False
+
+        def read(self, len: int = 1024, buffer: Any = None) -> Any:
+            data = super().read(len, buffer) if buffer is not None else super().read(len)
+            if not self._kept and (session := self.session) is not None and session.has_ticket:
+                context.session, self._kept = session, True  # the server sends it behind the handshake
+            return data
 
     context.sslobject_class = Judged
     return context

@@ -1,0 +1,215 @@
+"""Fills the outbox: windows as they close, events out of the record, faults as they happen, vitals now and then.
+
+Rules. It collects only while this device belongs to a fleet. What it reads from the registry's record it reads behind
+the last entry that it took, and notes how far it came in the transaction that puts the events in; so a daemon that is
+killed anywhere tells each entry once. A full disk changes nothing but the time: it is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from lenskeep.clock import Clock
+from lenskeep.daemon.metrics import Metrics
+from lenskeep.database import Database
+from lenskeep.errors import LenskeepError
+from lenskeep.messages.fleet import cut
+from lenskeep.messages.sync import RECORDS_MAX, Happening, Record, Vitals
+from lenskeep.registry import audit, outbox
+from lenskeep.registry.blobs import MEBIBYTE
+from lenskeep.registry.outbox import Held
+from lenskeep.trust.chain import Entry
+
+log = logging.getLogger(__name__)
+
+COLLECT_S = 10.0
+VITALS_S = 300.0
+LATE_S = 4  # results of a minute may come so late and still be in its window
+FAULT_AGAIN_S = 60.0  # the same fault of the same slot is told once in this time
+FAULTS_WAITING_MAX = 100
+RECORDS_PER_MB = 4096
+ENTRIES_AT_ONCE = 500
+
+# What the record's actions are to a fleet; actions that are not here stay in the record.
+_KINDS: dict[str, Any] = {
+    "swapped": "swap", "rollback": "rollback", "not activated": "refusal", "refuse import": "refusal",
+    "refuse membership": "refusal", "trial": "trial", "clock": "clock", "assign": "assignment",
+    "assignment followed": "assignment", "assignment refused": "assignment", "assignment rolled_back": "assignment",
+    "fault": "fault", "damage": "fault", "start": "other", "stop": "other", "confirm": "other", "hold": "other",
+    "resume": "other", "withdraw": "other", "import": "other", "pause assignments": "other",
+    "resume assignments": "other",
+}  # fmt: skip
+
+ReadVitals = Callable[[], Awaitable[Vitals]]
+Providers = Callable[[], dict[str, str]]  # slot -> what its session runs on
+
+
+class Outbox:
+    """What the fleet has not acknowledged yet.
+
+    Args:
+        windows: the database of spans, which the outbox lies in. registry: whose record events are read from.
+        belongs: says whether this device belongs to a fleet.
+    """
+
+    def __init__(
+        self, windows: Database, registry: Database, metrics: Metrics, clock: Clock, outbox_mb: int,
+        belongs: Callable[[], bool], providers: Providers, vitals: ReadVitals,
+    ) -> None:  # fmt: skip
+        self._windows = windows
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
+        self._bytes_max = outbox_mb * MEBIBYTE
+        self._records_max = outbox_mb * RECORDS_PER_MB
+        self._belongs = belongs
+        self._providers = providers
+        self._read_vitals = vitals
+        self._faults: list[Happening] = []
+        self._fault_told_s: dict[tuple[str, str], float] = {}
+        self._vitals_due_s = 0.0
+        self._born_n = 0  # the first number of this start of the daemon
+        self._wake = asyncio.Event()
+        self.told: Callable[[], None] = lambda: None  # called when there is something that the fleet should hear soon
+
+    async def begin(self) -> None:
+        """Take up the outbox as the daemon before left it."""
+        async with self._windows.read() as tx:
+            found = await outbox.state(tx)
+        self._born_n = found.next_n if found is not None else 0
+        self._metrics.told_to_fleet = self._belongs()
+
+    # --- what comes in --------------------------------------------------------------------------------------------
+
+    def heed(self, type_: str, data: Any) -> None:
+        """Hear of what happens on this device; faults are told as they happen, all else comes from the record."""
+        if type_ == "slot":
+            self._wake.set()
+        if type_ != "fault" or not self._belongs() or len(self._faults) >= FAULTS_WAITING_MAX:
+            return
+        now_s, which = self._clock.monotonic_s(), (str(data.get("slot", "")), str(data.get("code", "")))
+        if now_s - self._fault_told_s.get(which, float("-inf")) < FAULT_AGAIN_S:
+            return
+        self._fault_told_s[which] = now_s
+        fault = Happening(
+            n=0, kind="fault", at_ms=self._clock.now_ms(), slot=cut(which[0], 200), code=which[1][:12],
+            text=cut(str(data.get("message", "")), 2000),
+        )  # fmt: skip
+        self._faults.append(fault)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Collect until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                if self._belongs() and await self.collect():
+                    self.told()
+            except LenskeepError as error:  # a full or failing disk: what was not taken is taken later
+                log.warning("%s outbox: %s", error.code, error)
+            try:
+                async with asyncio.timeout(COLLECT_S):
+                    await self._wake.wait()
+                    await asyncio.sleep(0.05)  # what happens at once is taken at once
+            except TimeoutError:
+                continue
+
+    async def collect(self) -> bool:
+        """Take what has come together; say whether the fleet should hear of it soon."""
+        self._metrics.told_to_fleet = True
+        vitals = [await self._vitals()] if self._clock.monotonic_s() >= self._vitals_due_s else []
+        happenings, entry = await self._events()
+        faults, now_s = list(self._faults), int(self._clock.now_s())
+        async with self._windows.read() as tx:
+            ripe, begun = await outbox.ripe(tx, now_s - LATE_S, now_s), await outbox.state(tx) is not None
+        if not (vitals or happenings or faults or ripe or entry is not None or not begun):
+            return False
+        async with self._windows.write() as tx:
+            if ripe:
+                await outbox.close(tx, now_s - LATE_S, now_s, self._providers())
+            if entry is not None:
+                await outbox.take_entries(tx, happenings, entry)
+            await outbox.add(tx, [*faults, *vitals])
+            if await outbox.make_room(tx, bytes_max=self._bytes_max, records_max=self._records_max):
+                log.warning("the outbox is full: the fleet was not reached for long")
+        del self._faults[: len(faults)]
+        if vitals:
+            self._vitals_due_s = self._clock.monotonic_s() + VITALS_S
+        return bool(happenings or faults)
+
+    async def _events(self) -> tuple[list[Happening], int | None]:
+        """Read the record behind the last entry that was taken; return its events, and how far it was read."""
+        async with self._windows.read() as tx:
+            found = await outbox.state(tx)
+        async with self._registry.read() as tx:
+            newest = await audit.newest(tx)
+            if newest is None or (found is not None and newest.sequence == found.entry):
+                return [], None
+            if found is None or found.entry < 0:
+                return [], newest.sequence  # a new member tells what happens from now on
+            if newest.sequence < found.entry:  # the registry was put back: its record goes on from there
+                return [], newest.sequence
+            entries = await audit.after(tx, found.entry, ENTRIES_AT_ONCE)
+        told = [happening_of(entry) for entry in entries if entry.action in _KINDS]
+        if len(entries) == ENTRIES_AT_ONCE:
+            self._wake.set()
+        return told, entries[-1].sequence
+
+    async def _vitals(self) -> Vitals:
+        return msgspec.structs.replace(await self._read_vitals(), version=version("lenskeep"))
+
+    # --- what goes out --------------------------------------------------------------------------------------------
+
+    async def batch(self) -> tuple[str, int, list[Record]]:
+        """Return the outbox's name, the number up to which nothing is held, and the oldest records, noted as sent."""
+        async with self._windows.read() as tx:
+            found, after = await outbox.state(tx), await outbox.gone_up_to(tx)
+            records = await outbox.oldest(tx, RECORDS_MAX)
+        if found is None:
+            return "", -1, []
+        if records and records[-1].n > found.sent:
+            async with self._windows.write() as tx:
+                current = await outbox.oldest(tx, RECORDS_MAX)  # it may have been made smaller in between
+                await outbox.note_sent(tx, current[-1].n)
+                after, records = await outbox.gone_up_to(tx), current
+        return found.name, after, records
+
+    async def taken(self, name: str, taken: int) -> int:
+        """Take the fleet's word for what it has; return how many records could be forgotten."""
+        async with self._windows.read() as tx:
+            found, after = await outbox.state(tx), await outbox.gone_up_to(tx)
+        if found is None or found.name != name or taken <= after:
+            return 0
+        async with self._windows.write() as tx:
+            if taken <= found.sent:
+                return await outbox.forget(tx, taken)
+            gone = await outbox.rename(tx, self._born_n)
+        self._born_n = 0
+        log.warning("the outbox was put back from a copy; %d records that the fleet may have were given up", gone)
+        return 0
+
+    async def held(self) -> tuple[Held, int]:
+        """Return what is held, and how many records were ever dropped."""
+        async with self._windows.read() as tx:
+            has, found = await outbox.held(tx), await outbox.state(tx)
+        return has, found.dropped if found is not None else 0
+
+
+def happening_of(entry: Entry) -> Happening:
+    """Say an entry of the record in the words of the fleet."""
+    kind, _, slot = entry.subject.partition(" ")
+    bundle = entry.after.split(" ")[0] if "@" in entry.after.split(" ")[0] else ""
+    code = entry.reason[:7] if entry.reason.startswith("LK-") else ""
+    text = f"{entry.action} by {entry.actor}" + (f": {entry.reason}" if entry.reason else "")
+    if kind != "slot":
+        text += f" ({entry.subject})"
+    return Happening(
+        n=0, kind=_KINDS[entry.action], at_ms=max(0, entry.at_ms), slot=cut(slot, 200) if kind == "slot" else "",
+        bundle=cut(bundle, 130), code=code, text=cut(text, 2000),
+    )  # fmt: skip

@@ -1,0 +1,91 @@
+"""The held line to the fleet: one call, one answer, over a connection that stays open.
+
+Rules. The connection proves itself once and is used again; when it broke, the next one goes on with its TLS session. A
+redirect is not followed, an answer has a size and a time, and nothing is tried twice here. A second call may go out
+while the first one is held by the fleet; it gets a connection of its own, which is closed soon after.
+"""
+
+from __future__ import annotations
+
+import ssl
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from lenskeep.daemon.fleetline import fault_of, read_answer, why
+from lenskeep.errors import FleetAnswerError, FleetNotProvenError, FleetUnreachableError, UnlistedDeviceError
+from lenskeep.messages.sync import MEDIA_MSGPACK, Answer, Call
+
+CONNECT_S, ANSWER_S = 10.0, 30.0
+IDLE_S = 75.0
+LATER_STATUS = (429, 502, 503, 504, 507)
+LATER_S_MAX = 3600.0
+
+
+class FleetLaterError(FleetUnreachableError):
+    """The fleet is there and cannot take this now; `after_s` is what it asked for."""
+
+    def __init__(self, message: str, after_s: float) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
+class SyncLine:
+    """Speaks `POST /v1/devices/{id}/sync`."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._session: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
+
+    async def ask(self, fleet: str, context: ssl.SSLContext, call: Call) -> Answer:
+        """Ask once. Raises: what the fleet refuses with, FleetLaterError, PeerError, IdentityError."""
+        session = await self._held(context)
+        url = f"{fleet}/v1/devices/{quote(self._device)}/sync"
+        limits = aiohttp.ClientTimeout(total=call.wait_s + ANSWER_S, sock_connect=CONNECT_S)
+        try:
+            async with session.post(
+                url, data=msgspec.msgpack.encode(call), allow_redirects=False, timeout=limits,
+                headers={"Accept-Encoding": "identity", "Content-Type": MEDIA_MSGPACK, "Accept": MEDIA_MSGPACK},
+            ) as answer:  # fmt: skip
+                data = await read_answer(answer)
+                if answer.status in LATER_STATUS and (after_s := _seconds(answer.headers.get("Retry-After", ""))):
+                    raise FleetLaterError(f"{url} asks to come back in {after_s:.0f} s.", after_s)
+                if answer.status != 200:
+                    raise fault_of(answer.status, data, url)
+        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
+            raise FleetNotProvenError(f"{url}: {why(error)}. Nothing was sent.") from error
+        except TimeoutError as error:
+            raise FleetUnreachableError(f"{url} did not answer in time.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            if "alert" in str(error).lower():
+                raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {why(error)}.") from error
+            raise FleetUnreachableError(f"{url} cannot be reached: {why(error)}.") from error
+        try:
+            return msgspec.msgpack.decode(data, type=Answer)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise FleetAnswerError(f"The answer of {url} cannot be read: {error}.") from error
+
+    async def _held(self, context: ssl.SSLContext) -> aiohttp.ClientSession:
+        """Return the session of this context; a renewed certificate begins another one."""
+        if self._session is None or self._context is not context:
+            await self.close()
+            connector = aiohttp.TCPConnector(ssl=context, limit=2, keepalive_timeout=IDLE_S, ttl_dns_cache=300)
+            self._session = aiohttp.ClientSession(connector=connector, trust_env=True)
+            self._context = context
+        return self._session
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+def _seconds(text: str) -> float:
+    """Read a Retry-After in seconds; a date or nonsense counts as none."""
+    try:
+        return min(LATER_S_MAX, max(0.0, float(text)))
+    except ValueError:
+        return 0.0
