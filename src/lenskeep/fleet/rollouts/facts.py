@@ -25,7 +25,6 @@ from lenskeep.fleet.rollouts.lifecycle import (
 )
 from lenskeep.messages.rollouts import GateView, Plan, Way
 from lenskeep.messages.sync import SlotNow
-from lenskeep.sketch import Sketch
 
 GOLDEN = frozenset({WrongOutputError.code})
 
@@ -99,13 +98,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
     now: Mapping[str, Behaviour] = {}
     before: Mapping[str, Behaviour] = {}
-
-
-def behaviour(frames: int, misses: int, outcomes: Mapping[str, int], total: Sketch) -> Behaviour:
-    """Sum a version up from merged counts and the merged sketch of its whole latency."""
-    return Behaviour(
-        frames=frames, misses=misses, outcomes=dict(outcomes), p99_ms=total.quantile_us(0.99) / 1000 if frames else 0.0
-    )
 
 
 def failed_for_good(member: Member, plan: Plan) -> bool:

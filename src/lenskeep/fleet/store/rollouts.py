@@ -13,11 +13,11 @@ import msgspec
 from msgspec import Struct
 
 from lenskeep.clock import rfc3339
-from lenskeep.database import Database, Row, Transaction
 from lenskeep.errors import ConflictError, UnknownNameError
 from lenskeep.fleet.rollouts.facts import Member, Rollout, hear
 from lenskeep.fleet.rollouts.lifecycle import MemberState, RolloutState
 from lenskeep.fleet.rollouts.selecting import Candidate
+from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
 from lenskeep.messages.fleet import DeviceReport
 from lenskeep.messages.rollouts import DeploymentView, GateView, Plan
 from lenskeep.messages.sync import SlotNow
@@ -67,10 +67,11 @@ async def note_progress(tx: Transaction, device: str, told: SlotNow, *, now_ms: 
     return True
 
 
+@steps
 class RolloutStore:
     """Rollouts, groups and tags."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Engine) -> None:
         self._database = database
 
     # --- the conductor --------------------------------------------------------------------------------------------
@@ -146,8 +147,8 @@ class RolloutStore:
         async with self._database.write() as tx:
             await tx.many(
                 "UPDATE rollout_member SET generation = ?, renumber = 0 WHERE rollout = ? AND device = ? AND want = ?"
-                " AND steps = ? AND renumber = 1",
-                [(generation, one.rollout, one.device, one.want, one.steps) for one, generation in members],
+                " AND renumber = 1",
+                [(generation, one.rollout, one.device, one.want) for one, generation in members],
             )
 
     async def signed(self, members: Iterable[Member]) -> None:
@@ -211,13 +212,17 @@ class RolloutStore:
         """Return every device that may take part, with its tags and what it runs."""
         async with self._database.read() as tx:
             found = await tx.all(
-                "SELECT device.name, standing.report FROM device LEFT JOIN standing ON standing.device = device.name"
-                " WHERE device.state = 'enrolled' ORDER BY device.name"
+                "SELECT device.name, standing.report, vitals.hardware FROM device LEFT JOIN standing ON standing.device"
+                " = device.name LEFT JOIN vitals ON vitals.device = device.name WHERE device.state = 'enrolled'"
+                " ORDER BY device.name"
             )
+            told: dict[str, dict[str, str]] = {}
+            for row in await tx.all("SELECT device, slot, bundle FROM slot_now WHERE bundle <> ''"):
+                told.setdefault(row["device"], {})[row["slot"]] = row["bundle"]
             tags: dict[str, dict[str, str]] = {}
             for row in await tx.all("SELECT device, key, value FROM device_tag"):
                 tags.setdefault(row["device"], {})[row["key"]] = row["value"]
-        return [_enrolled(row, tags.get(row["name"], {})) for row in found]
+        return [_enrolled(row, tags.get(row["name"], {}), told.get(row["name"], {})) for row in found]
 
     async def failed_there(self, bundle: str, slot: str) -> dict[str, str]:
         """Return the devices on which a version failed in an earlier rollout and did not succeed later, with why."""
@@ -349,10 +354,11 @@ def _member(row: Row) -> Member:
     )  # fmt: skip
 
 
-def _enrolled(row: Row, tags: dict[str, str]) -> Enrolled:
+def _enrolled(row: Row, tags: dict[str, str], told: dict[str, str]) -> Enrolled:
     report = msgspec.json.decode(row["report"], type=DeviceReport) if row["report"] else None
-    running = {slot.slot: slot.running for slot in report.slots} if report else {}
-    return Enrolled(Candidate(row["name"], tags, tags.get("hardware", "")), running)
+    running = {slot.slot: slot.running for slot in report.slots if slot.running} if report else {}
+    hardware = row["hardware"] or tags.get("hardware", "")
+    return Enrolled(Candidate(row["name"], tags, hardware), told | running)  # what is signed counts
 
 
 def _values(one: Member) -> tuple[str | int, ...]:

@@ -102,25 +102,26 @@ def assigned(work: Workspace, current: State) -> dict[str, Assignment]:
     """Return what is assigned, by device. Raises: RepositoryDamagedError."""
     document = current.roles.get(DIRECTOR)
     paths = [] if document is None else list(document.targets.targets)
-    found = (_present(work, current, path.removeprefix("devices/").removesuffix(".json")) for path in paths)
+    found = (present(work, current, path.removeprefix("devices/").removesuffix(".json")) for path in paths)
     return {one.device: one for one in found if one is not None}
 
 
 def _next(work: Workspace, current: State, device: str, slots: Wanted, *, only: bool) -> Assignment:
     if not DEVICE_ID.fullmatch(device):
         raise RequestError(f"{device!r} is no device's name; use a-z, 0-9 and dash.")
-    present = _present(work, current, device)
-    chosen = {} if present is None or only else dict(present.slots)
+    before = present(work, current, device)
+    chosen = {} if before is None or only else dict(before.slots)
     for slot, version in slots.items():
         chosen.pop(slot, None)
         if version is not None:
             wish = version if isinstance(version, Wish) else Wish(*version)
             path, sha256 = releases.find(current, wish.name, wish.version)
             chosen[slot] = SlotAssignment(target=path, sha256=sha256, download=wish.download, activate=wish.activate)
-    return Assignment(device=device, generation=1 if present is None else present.generation + 1, slots=chosen)
+    return Assignment(device=device, generation=1 if before is None else before.generation + 1, slots=chosen)
 
 
-def _present(work: Workspace, current: State, device: str) -> Assignment | None:
+def present(work: Workspace, current: State, device: str) -> Assignment | None:
+    """Return what is assigned to a device now. Raises: RepositoryDamagedError."""
     document = current.roles.get(DIRECTOR)
     target = None if document is None else document.targets.targets.get(device_path(device))
     if target is None:
