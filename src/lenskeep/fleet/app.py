@@ -18,21 +18,24 @@ from pathlib import Path
 from aiohttp import web
 
 from lenskeep.clock import Clock
-from lenskeep.database import Database, open_database
-from lenskeep.errors import ConfigError, ConflictError, RegistryCorruptError
+from lenskeep.errors import ConfigError, ConflictError
 from lenskeep.fleet.admission import Admission
 from lenskeep.fleet.answers import guard
 from lenskeep.fleet.authority import FleetAuthority, open_authority
+from lenskeep.fleet.conductor import Conductor
 from lenskeep.fleet.config import FleetConfig, FleetPlaces
 from lenskeep.fleet.devices import DeviceDoor
+from lenskeep.fleet.director import Director
 from lenskeep.fleet.exposition import Exposition
 from lenskeep.fleet.operators import OperatorDoor
 from lenskeep.fleet.pages import add_pages
 from lenskeep.fleet.renewal import Renewal
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
+from lenskeep.fleet.rolloutdoor import RolloutDoor
+from lenskeep.fleet.store.opening import open_engine
 from lenskeep.fleet.store.rollouts import RolloutStore
-from lenskeep.fleet.store.store import SCHEMA, Store
+from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.survey import SurveyStore
 from lenskeep.fleet.store.telemetry import TelemetryStore
 from lenskeep.fleet.survey import Survey
@@ -49,7 +52,10 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
     """Build the fleet server and run it until it is told to stop; `begun` is told what a person should know then."""
     async with AsyncExitStack() as stack:
         authority, made = await asyncio.to_thread(open_authority, places.authority, clock, config.certificates.days)
-        database = await _open_database(stack, places.database)
+        storage = config.storage
+        database = await stack.enter_async_context(
+            open_engine(storage.database, storage.database_password, places.database, os.environ)
+        )
         store = Store(database)
         admission = Admission(store, authority, clock, tries_per_minute=config.limits.enrolments_per_minute)
         reports = Reports(store, clock, kept=config.limits.reports_kept)
@@ -63,9 +69,12 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         silent_s = config.limits.silent_s
         survey = Survey(SurveyStore(database), rollouts, telemetry, store, clock, silent_after_s=silent_s)
         views = Views(survey, Exposition(survey, rollouts, places.repository, clock), clock)
+        director = Director(places.repository, config.online.keys, os.environ)
+        conductor = Conductor(rollouts, store, telemetry, director, clock)
+        rollout_door = RolloutDoor(rollouts, conductor, director, clock, request_s_max=seconds)
 
         context = authority.server_context()
-        operator_app = operators.app(views.routes())
+        operator_app = operators.app([*views.routes(), *rollout_door.routes()])
         add_pages(operator_app)
         operator_runner = await _runner(stack, operator_app, config.limits.idle_s_max)
         await _open_socket(stack, operator_runner, places.socket)
@@ -84,20 +93,9 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         renewal = Renewal(places.repository, config.online.keys, os.environ, store, clock)
-        for loop in (_renew(authority, context), renewal.run()):
+        for loop in (_renew(authority, context), renewal.run(), conductor.run()):
             stack.callback(asyncio.create_task(loop).cancel)
         await stop.wait()
-
-
-async def _open_database(stack: AsyncExitStack, path: Path) -> Database:
-    """Open the fleet's memory; a damaged one is never begun anew in silence, because nobody would be let in."""
-    try:
-        return await stack.enter_async_context(open_database(path, SCHEMA))
-    except RegistryCorruptError as error:
-        raise RegistryCorruptError(
-            f"{error} The fleet server does not start without it.",
-            hint=f"Restore {path} from its backup. Without one, set it aside and enrol every device again.",
-        ) from error
 
 
 async def _renew(authority: FleetAuthority, context: ssl.SSLContext) -> None:
