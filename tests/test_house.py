@@ -49,6 +49,8 @@ HOME_OF = {
     "aiosqlite": {"database"},
     "sqlite3": {"database", "daemon"},  # daemon: its version string for `doctor`
     "aiohttp": {"daemon", "fleet"},
+    "asyncpg": {"fleet"},
+    "obstore": {"fleet"},
     "psutil": {"daemon"},
     "prometheus_client": {"daemon", "fleet"},
     "click": {"cli"},

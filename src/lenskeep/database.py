@@ -27,31 +27,31 @@ class Transaction:
     """What may be done between BEGIN and COMMIT."""
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     async def run(self, sql: str, *values: Any) -> int:
         """Execute one statement and return how many rows it changed."""
-        cursor = await self._connection.execute(sql, values)
+        cursor = await self.connection.execute(sql, values)
         return cursor.rowcount
 
     async def insert(self, sql: str, *values: Any) -> int:
         """Execute one INSERT and return the new row's id."""
-        cursor = await self._connection.execute(sql, values)
+        cursor = await self.connection.execute(sql, values)
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
     async def many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Execute one statement for every row."""
-        await self._connection.executemany(sql, rows)
+        await self.connection.executemany(sql, rows)
 
     async def one(self, sql: str, *values: Any) -> Row | None:
         """Return the first row, or None."""
-        cursor = await self._connection.execute(sql, values)
+        cursor = await self.connection.execute(sql, values)
         return await cursor.fetchone()
 
     async def all(self, sql: str, *values: Any) -> list[Row]:
         """Return every row."""
-        cursor = await self._connection.execute(sql, values)
+        cursor = await self.connection.execute(sql, values)
         return list(await cursor.fetchall())
 
 
@@ -147,6 +147,12 @@ async def _migrate(connection: aiosqlite.Connection, schema: str) -> None:
             await connection.execute(statement)
         await connection.execute("INSERT INTO schema_step VALUES (?, ?)", (number, steps[number]))
         await connection.execute("COMMIT")
+
+
+def schema_steps(schema: str) -> dict[int, tuple[str, list[str]]]:
+    """Return the numbered steps of a schema: the name and the statements of each."""
+    texts = {name: (resources.files(schema) / name).read_text(encoding="utf-8") for name in _step_names(schema)}
+    return {int(name[:4]): (name, list(_statements(text))) for name, text in sorted(texts.items())}
 
 
 def _step_names(schema: str) -> Iterator[str]:

@@ -1245,6 +1245,16 @@ class FleetAnswerError(PeerError):
     retryable = True
 
 
+class FleetBusyError(PeerError):
+    """The fleet has more to do than it can take at this moment.
+
+    Nothing of the call was taken. Devices keep what they have to tell and ask again when the answer says.
+    """
+
+    code = "LK-7004"
+    hint = "Nothing needs to be done; if it goes on, look at the fleet's processor and disk."
+
+
 class SourceTooSlowError(PeerError):
     """The repository answers too slowly to be used.
 
@@ -1254,6 +1264,69 @@ class SourceTooSlowError(PeerError):
     code = "LK-7003"
     hint = "Check the network; if it is always that slow, bring a stick."
     retryable = True
+
+
+class MeteredBudgetError(PeerError):
+    """The metered line's budget of today is used up.
+
+    The download goes on where it stopped when the next day begins (UTC); what runs goes on.
+    """
+
+    code = "LK-7005"
+    hint = "Wait, bring a stick, or raise fleet.metered_mb_per_day in the configuration."
+    retryable = True
+
+
+class StoreUnreachableError(PeerError):
+    """The fleet's database does not answer.
+
+    The server or the network to it is down. Nothing was acknowledged that is not stored; devices keep what they have to
+    tell and ask again.
+    """
+
+    code = "LK-7040"
+    hint = "Look at the database server and at [storage] database in the fleet's configuration."
+
+
+class StoreBusyError(PeerError):
+    """Another replica of the fleet changed the same thing at the same time.
+
+    Nothing of this one was changed.
+    """
+
+    code = "LK-7041"
+    hint = "Try again; if it goes on, the database is too slow for the fleet."
+
+
+class BlobStoreError(PeerError):
+    """The fleet's object store does not answer as agreed.
+
+    It is down, refuses the key, or gave other bytes than were stored. Devices go on with what they run.
+    """
+
+    code = "LK-7042"
+    hint = "Look at the object store and at [storage] blobs in the fleet's configuration."
+
+
+class StoreNotEmptyError(PeerError):
+    """The database that is to be filled holds something already.
+
+    Nothing was changed there.
+    """
+
+    code = "LK-7043"
+    hint = "Name an empty database; set the old one aside if it is not needed."
+    retryable = False
+
+
+class CopyMismatchError(PeerError):
+    """A copy of the fleet's database is not what was copied.
+
+    A table differs in its rows. The target was left as it was before.
+    """
+
+    code = "LK-7044"
+    hint = "Try again with the fleet stopped; if it happens twice, report it."
 
 
 class DaemonUnreachableError(PeerError):

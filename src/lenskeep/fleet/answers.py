@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -17,16 +18,21 @@ from aiohttp import web
 from msgspec import Struct
 
 from lenskeep.errors import (
+    BlobStoreError,
     ClockUntrustedError,
+    FleetBusyError,
     IdentityError,
     LenskeepError,
     LimitExceededError,
     NotEnrolledError,
     NotPermittedError,
     NotSignedInError,
+    PeerError,
     RequestError,
     StorageError,
     StorageFullError,
+    StoreBusyError,
+    StoreUnreachableError,
     TokenUsedError,
     TooManyTriesError,
     UnknownNameError,
@@ -54,9 +60,14 @@ HTTP_STATUS: dict[type[LenskeepError], int] = {
     TokenUsedError: 409,
     TooManyTriesError: 429,
     StorageError: 503,
+    StoreUnreachableError: 503,
+    StoreBusyError: 503,
+    BlobStoreError: 503,
     StorageFullError: 507,
     ClockUntrustedError: 503,
+    PeerError: 503,
 }
+RETRY_AFTER_S: dict[type[LenskeepError], int] = {TooManyTriesError: 60, FleetBusyError: 5, StorageError: 30}
 
 
 async def read_bytes(request: web.Request, bytes_max: int, seconds_max: float) -> bytes:
@@ -119,6 +130,7 @@ def _refused(error: LenskeepError, status: int = 0) -> web.Response:
         type=f"urn:lenskeep:problem:{error.code}", title=error.title(), status=status, detail=str(error),
         code=error.code, hint=error.hint,
     )  # fmt: skip
-    headers = {"Retry-After": "60"} if isinstance(error, TooManyTriesError) else None
+    again_s = next((RETRY_AFTER_S[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER_S), 0)
+    headers = {"Retry-After": str(again_s + random.randrange(again_s))} if again_s else None  # noqa: S311 - no secret
     body = msgspec.json.encode(problem)
     return web.Response(body=body, status=status, headers=headers, content_type="application/problem+json")

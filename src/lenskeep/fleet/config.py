@@ -31,6 +31,13 @@ class Storage(_Section, frozen=True, kw_only=True):
     state_dir: str = ""
     runtime_dir: str = ""
     repository: str = ""
+    database: str = "sqlite"
+    database_password: str = ""
+    blobs: str = "folder"
+    blobs_endpoint: str = ""
+    blobs_region: str = "us-east-1"
+    blobs_key_id: str = ""
+    blobs_secret: str = ""
 
 
 class Devices(_Section, frozen=True, kw_only=True):
@@ -60,6 +67,13 @@ class Certificates(_Section, frozen=True, kw_only=True):
     days: Annotated[int, Meta(ge=1, le=825)] = 365
 
 
+class SyncSettings(_Section, frozen=True, kw_only=True):
+    """[sync]"""
+
+    heartbeat_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+    connections_per_second: Count = 300
+
+
 class Limits(_Section, frozen=True, kw_only=True):
     """[limits]"""
 
@@ -78,6 +92,7 @@ class FleetConfig(_Section, frozen=True, kw_only=True):
     operators: Operators = Operators()
     online: Online = Online()
     certificates: Certificates = Certificates()
+    sync: SyncSettings = SyncSettings()
     limits: Limits = Limits()
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec import Struct
 
-from lenskeep.database import Database, Row, Transaction
+from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
+from lenskeep.fleet.store.rollouts import note_progress
 from lenskeep.messages.sync import Command, Happening, Outcome, Record, SlotNow
 from lenskeep.messages.telemetry import CommandView, PresenceView, SlotView
 
@@ -47,10 +48,11 @@ class Standing(Struct, frozen=True, kw_only=True):
     commands: list[Command] = []
 
 
+@steps
 class IntakeStore:
     """The way in, in the fleet's database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Engine) -> None:
         self._database = database
 
     async def standing(self, device: str) -> Standing:
@@ -78,8 +80,12 @@ class IntakeStore:
             row = await tx.one("SELECT taken FROM intake WHERE device = ? AND outbox = ?", device, outbox)
         return NONE_TAKEN if row is None else int(row["taken"])
 
-    async def keep(self, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
-        """Keep what calls bring, all in one transaction, and set each one's `taken`. Raises: StorageError."""
+    async def keep(self, deliveries: Sequence[Delivery], *, now_ms: int) -> bool:
+        """Keep what calls bring, all in one transaction, and set each one's `taken`; say whether a rollout moved.
+
+        Raises: StorageError, PeerError; then nothing was kept.
+        """
+        moved_on = False
         async with self._database.write() as tx:
             taken = await _taken(tx, {each.device for each in deliveries if each.records})
             before = dict(taken)
@@ -98,7 +104,11 @@ class IntakeStore:
             for key in taken.keys() - before.keys():
                 await _forget_outboxes(tx, key[0])
             await _keep_slots(tx, [(each.device, slot) for each in deliveries for slot in each.slots], now_ms)
+            for each in deliveries:
+                for slot in each.slots:
+                    moved_on |= await note_progress(tx, each.device, slot, now_ms=now_ms)
             await _keep_outcomes(tx, [(each.device, done) for each in deliveries for done in each.done], now_ms)
+        return moved_on
 
     async def heard(self, seen: Sequence[tuple[str, int, str, int]]) -> None:
         """Note when devices were heard: device, moment, address, version of the repository that it has."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from lenskeep.clock import rfc3339
-from lenskeep.database import Row
+from lenskeep.fleet.store.engine import Row
 from lenskeep.messages.fleet import AlarmView, DeedView, DeviceDetail, DeviceReport, DeviceRow
 from lenskeep.trust.identity import fingerprint
 
@@ -31,7 +33,7 @@ def device(row: Row) -> DeviceRow:
     )  # fmt: skip
 
 
-def detail(row: Row, head: Row | None, keys: list[Row]) -> DeviceDetail:
+def detail(row: Row, head: Row | None, keys: Sequence[Row]) -> DeviceDetail:
     """Show a row of `DEVICES` with what belongs to it."""
     return DeviceDetail(
         device=device(row), report=last_report(row), head_sequence=head["sequence"] if head else 0,

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lenskeep.bundle.keys import PublicKey
-from lenskeep.database import Database, Row, Transaction
 from lenskeep.errors import (
     EnrolmentTokenError,
     ForeignIdentityError,
@@ -22,10 +21,9 @@ from lenskeep.errors import (
     UnlistedDeviceError,
 )
 from lenskeep.fleet.store import rows
+from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
 from lenskeep.messages.fleet import AlarmView, DeedView, DeviceDetail, DeviceRow, RecordHead, ReportAnswer
 from lenskeep.trust.invitation import Invitation
-
-SCHEMA = "lenskeep.fleet.store.schema"
 
 Certify = Callable[[], "Certified"]
 
@@ -63,10 +61,11 @@ class VerifiedReport:
     head_fault: str = ""  # why the head that came along cannot be witnessed
 
 
+@steps
 class Store:
-    """The fleet's memory on SQLite."""
+    """The fleet's memory."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Engine) -> None:
         self._database = database
 
     # --- letting devices in ---------------------------------------------------------------------------------------
@@ -168,6 +167,7 @@ class Store:
             )  # fmt: skip
             await tx.run("DELETE FROM device_key WHERE device = ?", device)
             await tx.run("DELETE FROM invitation WHERE device = ?", device)
+            await tx.tell("revocations", device)
             await tx.run(
                 "UPDATE device SET state = 'revoked', revoked_ms = ?, revoked_reason = ? WHERE name = ?",
                 now_ms, reason, device,

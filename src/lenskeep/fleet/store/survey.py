@@ -10,9 +10,9 @@ from collections import defaultdict
 
 import msgspec
 
-from lenskeep.database import Database, Row
 from lenskeep.fleet.standing import Known
 from lenskeep.fleet.store import rows
+from lenskeep.fleet.store.engine import Engine, Row, steps
 from lenskeep.messages.fleetviews import HistoryLine
 from lenskeep.messages.sync import SlotNow, Vitals
 
@@ -30,10 +30,11 @@ ORDER BY device.name
 DEEDS = "SELECT at_ms, actor, action, reason FROM deed WHERE subject = ? ORDER BY sequence DESC LIMIT ?"
 
 
+@steps
 class SurveyStore:
     """Reads the whole fleet."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Engine) -> None:
         self._database = database
 
     async def devices(self) -> list[Known]:

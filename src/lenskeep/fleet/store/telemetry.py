@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from lenskeep.database import Database, Row, Transaction
+from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
 from lenskeep.messages.fleet import DeviceReport
 from lenskeep.messages.sync import Happening, Record, Vitals, Window
 from lenskeep.messages.telemetry import (
@@ -85,13 +85,13 @@ class Merged:
     happenings: list[tuple[str, int, Happening]] = field(default_factory=list)
 
 
-def merge(waiting: Sequence[Waiting], hardware: dict[str, str]) -> Merged:
+def merge(waiting: Sequence[Waiting], hardware: dict[str, str], into: Merged | None = None) -> Merged:
     """Add up waiting records. Runs in a thread.
 
     Args:
         hardware: class of each device's machine, as far as known; vitals among the records are put into it.
     """
-    merged = Merged()
+    merged = Merged() if into is None else into
     for each in waiting:
         merged.ids.append(each.id)
         records = _RECORDS.decode(each.body)
@@ -139,10 +139,11 @@ def _sum(merged: Merged, key: Key) -> Sum:
     return found
 
 
+@steps
 class TelemetryStore:
     """Telemetry in the fleet's database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Engine) -> None:
         self._database = database
 
     # --- merging --------------------------------------------------------------------------------------------------

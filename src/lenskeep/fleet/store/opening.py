@@ -1,0 +1,89 @@
+"""Opens the engine that the configuration names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from lenskeep.errors import ConfigError, RegistryCorruptError
+from lenskeep.fleet.store.engine import Engine
+from lenskeep.fleet.store.sqlite import open_sqlite
+
+SCHEMA = "lenskeep.fleet.store.schema"
+SQLITE = "sqlite"
+_SECRET_BYTES_MAX = 4096
+
+
+@asynccontextmanager
+async def open_engine(
+    database: str, password: str, path: Path, environment: Mapping[str, str]
+) -> AsyncIterator[Engine]:
+    """Open the fleet's memory.
+
+    Args:
+        database: "sqlite", or an address of PostgreSQL without a password.
+        password: where the password is, as `read_secret` takes it.
+        path: the file, for SQLite.
+    Raises: ConfigError, RegistryCorruptError, StorageError, StoreUnreachableError.
+    """
+    if database == SQLITE:
+        try:
+            async with open_sqlite(path, SCHEMA) as file:
+                yield file
+        except RegistryCorruptError as error:
+            raise RegistryCorruptError(
+                f"{error} The fleet server does not start without it.",
+                hint=f"Restore {path} from its backup. Without one, set it aside and enrol every device again.",
+            ) from error
+        return
+    check_address(database)
+    try:
+        from lenskeep.fleet.store.postgres import open_postgres
+    except ImportError as error:
+        raise ConfigError(
+            "storage.database: PostgreSQL needs the extra parts of the package.",
+            hint="Install them: pip install 'lenskeep[fleet,fleet-replicas]'.",
+        ) from error
+    secret = read_secret(password, environment, "storage.database_password") if password else None
+    async with open_postgres(database, secret, SCHEMA) as server:
+        yield server
+
+
+def check_address(database: str) -> None:
+    """Refuse an address that is none, or that holds a password. Raises: ConfigError, which does not repeat it."""
+    try:
+        parts = urlsplit(database)
+        secret, named = parts.password, bool(parts.path.strip("/"))
+    except ValueError:
+        raise ConfigError("storage.database: this is no address.") from None
+    if parts.scheme not in ("postgresql", "postgres") or not named:
+        raise ConfigError('storage.database: "sqlite" or postgresql://USER@HOST/NAME is needed.')
+    if secret is not None or "password=" in parts.query:
+        raise ConfigError(
+            "storage.database: a password does not belong into the address; addresses are shown and logged.",
+            hint='Put it into a file and name that: database_password = "/etc/lenskeep-fleet/database.password".',
+        )
+
+
+def read_secret(word: str, environment: Mapping[str, str], key: str) -> str:
+    """Read a secret from a file, `credential:NAME` or `env:NAME`. Raises: ConfigError, which does not repeat it."""
+    kind, _, name = word.partition(":")
+    if kind == "env":
+        if not environment.get(name):
+            raise ConfigError(f"{key}: the environment has no {name}.")
+        return environment[name]
+    path = Path(word)
+    if kind == "credential":
+        folder = environment.get("CREDENTIALS_DIRECTORY")
+        if not folder or not name or "/" in name or name in (".", ".."):
+            raise ConfigError(f"{key}: there is no systemd credential {name!r} here.")
+        path = Path(folder) / name
+    try:
+        secret = path.read_bytes()[:_SECRET_BYTES_MAX].decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path} cannot be read.") from error
+    if not secret:
+        raise ConfigError(f"{key}: {path} is empty.")
+    return secret
