@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from lenskeep.messages.fleet import DeviceName, Line, Text
 
@@ -77,7 +77,9 @@ class Plan(_Request, frozen=True, kw_only=True):
     bundle: Bundle
     slot: Slot
     target: Selector = "all"
-    waves: Annotated[list[Wave], Meta(min_length=1, max_length=50)] = [Wave(take="10%"), Wave(take="100%")]
+    waves: Annotated[list[Wave], Meta(min_length=1, max_length=50)] = field(
+        default_factory=lambda: [Wave(take="10%"), Wave(take="100%")]
+    )
     soak_s: Seconds = 600
     gates: Gates = Gates()
     on_broken: Broken = "pause"
