@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+import click
 import msgspec
 
+from lenskeep.cli.run import run_of
 from lenskeep.cli.wire import Address, Wire, parse_address
 from lenskeep.errors import DaemonUnreachableError
 from lenskeep.messages.fleet import (
@@ -26,6 +28,17 @@ from lenskeep.messages.fleet import (
     ReportAnswer,
     RevocationAsk,
 )
+from lenskeep.messages.fleetviews import (
+    DevicePage,
+    DevicesPage,
+    DriftLine,
+    HistoryLine,
+    MyselfView,
+    OverviewView,
+    VersionLine,
+)
+from lenskeep.messages.sync import Command
+from lenskeep.messages.telemetry import CommandView
 
 SYSTEM_SOCKET = Path("/run/lenskeep-fleet/fleet.sock")
 
@@ -47,6 +60,13 @@ def find_fleet(wanted: str | None, environment: Mapping[str, str]) -> Address:
         f"No fleet server is running here: there is no socket at {' and '.join(str(place) for place in places)}.",
         hint="Start it: lenskeep fleet serve; or name it: lenskeep fleet --fleet ADDRESS.",
     )
+
+
+def client_of(context: click.Context) -> FleetClient:
+    """Return the client of the fleet that `fleet --fleet ADDRESS` names, or of the one that is found here."""
+    environment = run_of(context).environment
+    address = find_fleet(context.meta.get("lenskeep.fleet"), environment)
+    return FleetClient(address, environment.get("LENSKEEP_FLEET_TOKEN"))
 
 
 class FleetClient:
@@ -99,3 +119,36 @@ class FleetClient:
 
     def remove_operator(self, name: str) -> None:
         self._wire.ask("DELETE", f"/v1/tokens/{quote(name)}")
+
+    # --- the fleet as a whole -------------------------------------------------------------------------------------
+
+    def me(self) -> MyselfView:
+        return self._wire.get("/v1/me", MyselfView)
+
+    def overview(self) -> OverviewView:
+        return self._wire.get("/v1/fleet/overview", OverviewView)
+
+    def list_devices(self, **query: str | int | None) -> DevicesPage:
+        """Ask with `health`, `target`, `runs`, `text`, `limit`, `after`."""
+        return self._wire.get("/v1/fleet/devices", DevicesPage, **query)
+
+    def look_at(self, name: str) -> DevicePage:
+        return self._wire.get(f"/v1/fleet/devices/{quote(name)}", DevicePage)
+
+    def versions(self, bundle: str | None = None, hours: float | None = None) -> list[VersionLine]:
+        return self._wire.get("/v1/fleet/versions", list[VersionLine], bundle=bundle, hours=hours)
+
+    def drift(self) -> list[DriftLine]:
+        return self._wire.get("/v1/fleet/differences", list[DriftLine])
+
+    def history(self, *, device: str | None = None, bundle: str | None = None) -> list[HistoryLine]:
+        return self._wire.get("/v1/fleet/history", list[HistoryLine], device=device, bundle=bundle)
+
+    def ask_device(self, name: str, kind: str, text: str) -> Command:
+        """Ask something of a device; it hears it with its next call."""
+        body = msgspec.json.encode({"kind": kind, "text": text})
+        return self._wire.decode(self._wire.ask("POST", f"/v1/devices/{quote(name)}/commands", body=body), Command)
+
+    def asked_of(self, name: str) -> list[CommandView]:
+        """Return what a device was asked, newest first."""
+        return self._wire.get(f"/v1/devices/{quote(name)}/commands", list[CommandView])

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
-from lenskeep.cli.fleetclient import FleetClient, find_fleet
+from lenskeep.cli.commands.fleetlook import devices, drift, history, overview, show, versions
+from lenskeep.cli.commands.fleetop import op
+from lenskeep.cli.fleetclient import client_of
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
 from lenskeep.cli.words import clean, moment, plural
@@ -16,8 +18,6 @@ from lenskeep.errors import LenskeepError, NotPermittedError, RequestError, Sour
 from lenskeep.messages.fleet import (
     FLEET_ROLES,
     AlarmView,
-    DeviceDetail,
-    DeviceRow,
     GrantAsk,
     InvitationAsk,
     OperatorTokenAsk,
@@ -44,13 +44,6 @@ def fleet(context: click.Context, address: str | None) -> None:
       lenskeep fleet devices
     """
     context.meta["lenskeep.fleet"] = address
-
-
-def _client(context: click.Context) -> FleetClient:
-    environment = run_of(context).environment
-    return FleetClient(
-        find_fleet(context.meta.get("lenskeep.fleet"), environment), environment.get("LENSKEEP_FLEET_TOKEN")
-    )
 
 
 @fleet.command()
@@ -91,7 +84,7 @@ def show_authority(context: click.Context) -> None:
       lenskeep fleet ca show --json
       lenskeep enrol URL --token T --ca-fingerprint F         on a device
     """
-    view = _client(context).authority()
+    view = client_of(context).authority()
 
     def human(screen: Screen) -> None:
         screen.line(f"Authority {view.fingerprint}")
@@ -115,7 +108,7 @@ def token(context: click.Context, name: str, hours: int) -> None:
       lenskeep enrol https://fleet:8443 --token TOKEN       then on the device
       lenskeep fleet show cam-7
     """
-    made = _client(context).invite(InvitationAsk(device=_device(name), hours=hours))
+    made = client_of(context).invite(InvitationAsk(device=_device(name), hours=hours))
 
     def human(screen: Screen) -> None:
         screen.line(clean(made.token))
@@ -155,7 +148,7 @@ def enrol(context: click.Context, file: Path, out: Path | None, compared: str | 
     if data is None:
         raise SourceError(f"{file} is not there any more.")
     requested = certificates.read_request(data.decode("utf-8", "replace"))
-    client = _client(context)
+    client = client_of(context)
     if compared is not None:
         if not same_fingerprint(compared, requested.key.id):
             raise NotPermittedError(
@@ -210,7 +203,7 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
       lenskeep fleet show cam-7
       lenskeep fleet token cam-7                            for its successor
     """
-    shown = _client(context).revoke(_device(name), reason)
+    shown = client_of(context).revoke(_device(name), reason)
 
     def human(screen: Screen) -> None:
         screen.line(f"{screen.mark('good')} {clean(name)} is let in no longer; its key is refused for good.")
@@ -222,76 +215,8 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-@fleet.command()
-@click.pass_context
-def devices(context: click.Context) -> None:
-    """List the devices: who they are, what they run, when they were heard.
-
-    \b
-      lenskeep fleet devices
-      lenskeep fleet devices --json
-      lenskeep fleet show cam-7
-    """
-    found = _client(context).devices()
-    emit(context, "fleet-devices/1", found, lambda screen: _show_devices(screen, found))
-
-
-def _show_devices(screen: Screen, found: list[DeviceRow]) -> None:
-    if not found:
-        screen.line("No device belongs to this fleet yet.")
-        screen.next("lenskeep fleet token DEVICE")
-        return
-    screen.table(
-        [[row.device, row.state, _running(row), moment(row.heard), str(row.alarms or "")] for row in found],
-        ["DEVICE", "STATE", "RUNS", "HEARD", "ALARMS"],
-    )
-
-
-def _running(row: DeviceRow) -> str:
-    return ", ".join(f"{slot}: {ref or 'nothing'}" for slot, ref in row.running.items())
-
-
-@fleet.command()
-@click.argument("name", metavar="DEVICE")
-@click.pass_context
-def show(context: click.Context, name: str) -> None:
-    """Show one device: its key, its last report, what was witnessed of its record.
-
-    \b
-      lenskeep fleet show cam-7
-      lenskeep fleet show cam-7 --json
-      lenskeep fleet devices
-    """
-    detail = _client(context).device(_device(name))
-    emit(context, "fleet-device/1", detail, lambda screen: _show_device(screen, detail))
-
-
-def _show_device(screen: Screen, detail: DeviceDetail) -> None:
-    row, report = detail.device, detail.report
-    screen.line(f"{clean(row.device)}  {row.state}")
-    if row.fingerprint:
-        screen.line(f"  Key          {row.fingerprint}, certificate until {moment(row.certificate_ends)}")
-    if row.revoked:
-        screen.line(f"  Revoked      {moment(row.revoked)}: {clean(row.revoked_reason)}")
-    screen.line(f"  Heard        {moment(row.heard)}, report {row.counter}")
-    if report is not None:
-        for slot in report.slots:
-            screen.line(
-                f"  {clean(slot.slot):<12} {clean(slot.running) or 'nothing'}  {slot.digest[:12]}  {clean(slot.state)}"
-            )
-        trusted = report.trusted
-        screen.line(
-            f"  Repository   root {trusted.root}, timestamp {trusted.timestamp}, snapshot {trusted.snapshot},"
-            f" director {trusted.director}"
-        )
-        if not report.clock_trusted:
-            screen.line(f"  {screen.mark('warn')} its clock cannot be right")
-        if report.refusal is not None:
-            screen.line(f"  Refused      {clean(report.refusal.code)} {clean(report.refusal.text)}")
-    if detail.head_hash:
-        screen.line(f"  Record       witnessed up to entry {detail.head_sequence} ({detail.head_hash[:12]}…)")
-    if row.alarms:
-        screen.next(f"lenskeep fleet alarms      ({plural(row.alarms, 'alarm')} of this device)")
+for command in (overview, devices, show, versions, drift, history, op):
+    fleet.add_command(command)
 
 
 @fleet.command()
@@ -306,7 +231,7 @@ def alarms(context: click.Context, number: int | None, reason: str) -> None:
       lenskeep fleet alarms --accept 3 --reason "disk replaced, restored from backup"
       lenskeep explain LK-4310
     """
-    client = _client(context)
+    client = client_of(context)
     if number is not None:
         if not reason:
             raise RequestError("An alarm is closed with a reason: --reason TEXT. Nothing was changed.")
@@ -335,7 +260,7 @@ def log(context: click.Context) -> None:
       lenskeep fleet log --json
       lenskeep fleet alarms
     """
-    found = _client(context).deeds()
+    found = client_of(context).deeds()
 
     def human(screen: Screen) -> None:
         rows = [[moment(each.at, seconds=True), each.by, each.action, each.subject, each.reason] for each in found]
@@ -358,7 +283,7 @@ def take(context: click.Context, folder: Path) -> None:
       lenskeep fleet take /media/stick --json
       lenskeep fleet devices
     """
-    client = _client(context)
+    client = client_of(context)
     taken, known, refused = 0, 0, []
     for device, counter, name in layout.reports(folder):
         try:
@@ -406,7 +331,7 @@ def add_operator(context: click.Context, name: str, role: str, days: int) -> Non
       lenskeep fleet operator add night-shift --role operator --days 30
       LENSKEEP_FLEET_TOKEN=... lenskeep fleet --fleet http://127.0.0.1:8444 devices
     """
-    made = _client(context).add_operator(OperatorTokenAsk(name=name, role=role, days=days))  # type: ignore[arg-type]
+    made = client_of(context).add_operator(OperatorTokenAsk(name=name, role=role, days=days))  # type: ignore[arg-type]
 
     def human(screen: Screen) -> None:
         screen.line(clean(made.secret))
@@ -425,7 +350,7 @@ def list_operators(context: click.Context) -> None:
       lenskeep fleet operator list --json
       lenskeep fleet operator remove grafana
     """
-    found = _client(context).operators()
+    found = client_of(context).operators()
     rows = [[each.name, each.role, moment(each.expires)] for each in found]
     emit(context, "fleet-operators/1", found, lambda screen: screen.table(rows, ["TOKEN", "ROLE", "ENDS"]))
 
@@ -441,5 +366,5 @@ def remove_operator(context: click.Context, name: str) -> None:
       lenskeep fleet operator list
       lenskeep fleet log
     """
-    _client(context).remove_operator(name)
+    client_of(context).remove_operator(name)
     emit(context, "fleet-operator-removed/1", {"name": name}, lambda screen: screen.line(f"Removed {clean(name)}."))
