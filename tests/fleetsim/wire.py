@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import asyncio.sslproto
+import contextlib
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +57,12 @@ class Wire:
         last: list[ssl.SSLSession] = []
 
         class Resumed(judged):  # type: ignore[misc,valid-type]
+            shown = False
+
             def do_handshake(self) -> None:
-                if last and self.session is None:
+                if last and not self.shown:
                     self.session = last[0]
+                self.shown = True
                 super().do_handshake()
 
         self._context.sslobject_class = Resumed
@@ -115,8 +119,8 @@ class Wire:
                 body = await _body(reader, status, headers)
         except (OSError, EOFError, TimeoutError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
             raise WireError(f"read: {type(error).__name__} {error}") from error
-        if self._last == [] and (session := self._ssl().session) is not None:
-            self._last.append(session)
+        if not self._last:
+            self._keep_session()
         if headers.get("connection", "").lower() == "close":
             self.drop()
         return Reply(status, body, headers)
@@ -124,11 +128,15 @@ class Wire:
     def drop(self) -> None:
         """Go away without a word."""
         if self._streams is not None:
-            session = self._ssl().session
-            if session is not None:
-                self._last[:] = [session]
+            self._keep_session()
             self._streams[1].transport.abort()
             self._streams = None
+
+    def _keep_session(self) -> None:
+        with contextlib.suppress(ValueError):  # a session that was never agreed on
+            session = self._ssl().session
+            if session is not None and session.has_ticket:
+                self._last[:] = [session]
 
     def _ssl(self) -> Any:
         assert self._streams is not None
