@@ -49,6 +49,7 @@ HOME_OF = {
     "aiosqlite": {"database"},
     "sqlite3": {"database", "daemon"},  # daemon: its version string for `doctor`
     "aiohttp": {"daemon", "fleet"},
+    "uvloop": {"fleet"},
     "asyncpg": {"fleet"},
     "obstore": {"fleet"},
     "psutil": {"daemon"},

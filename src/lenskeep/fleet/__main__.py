@@ -7,7 +7,9 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from lenskeep.clock import Clock
 from lenskeep.errors import ConfigError, LenskeepError
@@ -30,7 +32,7 @@ def main() -> int:
         places = FleetPlaces.find(config.storage, os.environ)
         os.umask(0o027)
         places.make()
-        asyncio.run(serve(config, places, Clock(), lambda words: print(words, flush=True)))
+        _run(serve(config, places, Clock(), lambda words: print(words, flush=True)))
     except LenskeepError as error:
         log.critical("%s %s\nFix: %s", error.code, error, error.hint)
         return 78 if isinstance(error, ConfigError) else 1
@@ -38,6 +40,17 @@ def main() -> int:
         log.critical("%s The fleet server ends.", LenskeepError.code, exc_info=True)
         return 70
     return 0
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop where it is installed: TLS connections cost it less than half of the memory."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ differently is decided by the store.
 from __future__ import annotations
 
 import functools
+import hashlib
 import ipaddress
 from collections import OrderedDict
 
@@ -29,6 +30,7 @@ from lenskeep.trust import certificates, invitation
 from lenskeep.trust.certificates import Certificate
 
 ADDRESSES_MAX = 4096
+PASSES_MAX = 200_000
 WINDOW_S = 60.0
 
 
@@ -56,6 +58,40 @@ class Tries:
             self._seen.popitem(last=False)
 
 
+class Passes:
+    """Whom certificates were found to belong to, so that a device that stays is asked after once.
+
+    A pass goes at once when this server changes who is let in; `forget` and `forget_all` are for what others changed.
+    """
+
+    def __init__(self) -> None:
+        self._passes: dict[bytes, tuple[Listed, float]] = {}
+        self.changes = 0
+
+    def get(self, shown: bytes, now_s: float) -> Listed | None:
+        """Return whose certificate this is, when that is known and its time is not over."""
+        found = self._passes.get(hashlib.sha256(shown).digest())
+        return found[0] if found is not None and now_s < found[1] else None
+
+    def put(self, shown: bytes, listed: Listed, ends_s: float, changes: int) -> None:
+        """Keep what was found, unless something changed since `changes` was read."""
+        if changes == self.changes:
+            if len(self._passes) >= PASSES_MAX:
+                self._passes.clear()
+            self._passes[hashlib.sha256(shown).digest()] = (listed, ends_s)
+
+    def forget(self, device: str) -> None:
+        """Ask the list again for one device."""
+        self.changes += 1
+        for shown in [shown for shown, (listed, _) in self._passes.items() if listed.device == device]:
+            del self._passes[shown]
+
+    def forget_all(self) -> None:
+        """Ask the list again for everybody."""
+        self.changes += 1
+        self._passes.clear()
+
+
 class Admission:
     """The fleet's decisions about who is let in."""
 
@@ -64,6 +100,12 @@ class Admission:
         self._authority = authority
         self._clock = clock
         self._tries = Tries(clock, tries_per_minute)
+        self.passes = Passes()
+
+    async def revoke(self, device: str, *, reason: str, by: str) -> None:
+        """Let a device in no longer, from this moment on, also where it is connected."""
+        await self._store.revoke(device, reason=reason, by=by, now_ms=self._clock.now_ms())
+        self.passes.forget(device)
 
     async def invite(self, ask: InvitationAsk, by: str) -> InvitationMade:
         """Make a token for a device."""
@@ -91,6 +133,7 @@ class Admission:
         except (EnrolmentTokenError, ForeignIdentityError, CertificateRequestError):
             self._tries.failed(address)
             raise
+        self.passes.forget(request.device)
         return self._enrolled(request.device, certificate)
 
     async def grant(self, ask: GrantAsk, by: str) -> Enrolled:
@@ -100,6 +143,7 @@ class Admission:
             raise CertificateRequestError("The request holds another key than the one that was compared.")
         certify = functools.partial(self._authority.certify, ask.device, requested.key)
         certificate = await self._store.grant(ask.device, requested.key, certify, by=by, now_ms=self._clock.now_ms())
+        self.passes.forget(ask.device)
         return self._enrolled(ask.device, certificate)
 
     async def renew(self, listed: Listed, csr: str) -> Enrolled:
@@ -118,14 +162,21 @@ class Admission:
         """
         if shown is None:
             raise NotEnrolledError("This needs a device's certificate, and the connection showed none.")
+        known = self.passes.get(shown, self._clock.now_s())
+        if known is not None:
+            return known
+        changes = self.passes.changes
         certificate, device = _read(shown)
         listed = await self._store.listed(certificate.key.id)
         if listed is None or listed.device != device:
             raise UnlistedDeviceError(f"The key of {device!r} is not listed here.")
         if self._clock.now_s() >= certificate.ends_s:  # a connection may outlive its certificate
             raise CertificateError("The certificate's time is over.")
-        if not listed.current:
+        if listed.current:
+            self.passes.put(shown, listed, certificate.ends_s, changes)
+        else:
             await self._store.promote(listed)
+            self.passes.forget(device)  # the key before this one opens no door any more
         return listed
 
     def _enrolled(self, device: str, certificate: str) -> Enrolled:

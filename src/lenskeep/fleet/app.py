@@ -27,24 +27,32 @@ from lenskeep.fleet.config import FleetConfig, FleetPlaces
 from lenskeep.fleet.devices import DeviceDoor
 from lenskeep.fleet.director import Director
 from lenskeep.fleet.exposition import Exposition
+from lenskeep.fleet.held import HeldConnections, collect_gently
+from lenskeep.fleet.intake import Intake
 from lenskeep.fleet.operators import OperatorDoor
 from lenskeep.fleet.pages import add_pages
+from lenskeep.fleet.presence import Presence
 from lenskeep.fleet.renewal import Renewal
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
 from lenskeep.fleet.rolloutdoor import RolloutDoor
+from lenskeep.fleet.store.engine import Engine
+from lenskeep.fleet.store.intake import IntakeStore
 from lenskeep.fleet.store.opening import open_engine
 from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.survey import SurveyStore
 from lenskeep.fleet.store.telemetry import TelemetryStore
 from lenskeep.fleet.survey import Survey
+from lenskeep.fleet.sync import Sync
+from lenskeep.fleet.telemetry import Telemetry, TelemetryRoom
 from lenskeep.fleet.views import Views
 
 log = logging.getLogger("lenskeep.fleet")
 
 SOCKET_MODE = 0o660
 STOP_S = 2.0
+LINGER_S = 1.0  # for the rest of a body that is refused
 RENEWAL_LOOK_S = 3600.0
 
 
@@ -61,20 +69,26 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         reports = Reports(store, clock, kept=config.limits.reports_kept)
         repository = Repository(places.repository)
         seconds = config.limits.request_s_max
-        devices = DeviceDoor(admission, reports, repository, authority, request_s_max=seconds)
+        intake_store, telemetry = IntakeStore(database), TelemetryStore(database)
+        presence = Presence(intake_store, places.repository, clock)
+        intake = Intake(intake_store, clock)
+        sync = Sync(store, intake_store, intake, presence, reports, config.sync, clock)
+        devices = DeviceDoor(admission, reports, repository, authority, sync, request_s_max=seconds)
         operators = OperatorDoor(
             store, admission, reports, authority, clock, group_role=config.operators.group_role, request_s_max=seconds
         )
-        rollouts, telemetry = RolloutStore(database), TelemetryStore(database)
+        rollouts = RolloutStore(database)
         silent_s = config.limits.silent_s
         survey = Survey(SurveyStore(database), rollouts, telemetry, store, clock, silent_after_s=silent_s)
-        views = Views(survey, Exposition(survey, rollouts, places.repository, clock), clock)
+        views = Views(survey, Exposition(survey, rollouts, places.repository, clock, sync.counts), clock)
         director = Director(places.repository, config.online.keys, os.environ)
-        conductor = Conductor(rollouts, store, telemetry, director, clock)
+        conductor = Conductor(rollouts, store, telemetry, director, clock, news=presence.look)
+        intake.on_progress = conductor.wake
         rollout_door = RolloutDoor(rollouts, conductor, director, clock, request_s_max=seconds)
 
         context = authority.server_context()
-        operator_app = operators.app([*views.routes(), *rollout_door.routes()])
+        room = TelemetryRoom(telemetry, intake_store, store, presence, clock, request_s_max=seconds)
+        operator_app = operators.app([*views.routes(), *rollout_door.routes(), *room.routes()])
         add_pages(operator_app)
         operator_runner = await _runner(stack, operator_app, config.limits.idle_s_max)
         await _open_socket(stack, operator_runner, places.socket)
@@ -86,16 +100,65 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             address, port = config.devices.address, config.devices.plain_port
             await _open(await _runner(stack, plain, config.limits.idle_s_max), "devices.plain_port", address, port)
         door = await _runner(stack, devices.app(), config.limits.idle_s_max)
-        port = await _open(door, "devices.port", config.devices.address, config.devices.port, context)
+        held = HeldConnections(_factory(door), context, config.sync.connections_per_second)
+        port = _hold(held, config.devices.address, config.devices.port)
+        stack.push_async_callback(held.close)
+        _hear(database, admission, presence)
 
         begun(_words(authority, places, port, made))
         stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         renewal = Renewal(places.repository, config.online.keys, os.environ, store, clock)
-        for loop in (_renew(authority, context), renewal.run(), conductor.run()):
-            stack.callback(asyncio.create_task(loop).cancel)
-        await stop.wait()
+        loops = [_renew(authority, context), renewal.run(), conductor.run(), intake.run(), presence.run()]
+        loops += [Telemetry(telemetry, clock).run(), held.run(), collect_gently(lambda: held.taken)]
+        await _until(stop, [asyncio.create_task(loop) for loop in loops])
+        await presence.write()
+
+
+async def _until(stop: asyncio.Event, loops: list[asyncio.Task[None]]) -> None:
+    """Let the loops turn until it is time to stop; one that ends by a fault ends the server, which is started again."""
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        waited = {stopped, *loops}
+        while not stop.is_set():
+            done, waited = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopped}:
+                task.result()
+    finally:
+        for task in (stopped, *loops):
+            task.cancel()
+        await asyncio.gather(stopped, *loops, return_exceptions=True)
+
+
+def _hear(database: Engine, admission: Admission, presence: Presence) -> None:
+    """Hear what was decided by whichever replica: who is let in no longer, what devices were asked."""
+
+    def revoked(device: str) -> None:
+        if device:
+            admission.passes.forget(device)
+            presence.forget(device)
+        else:
+            admission.passes.forget_all()
+            presence.forget_all()
+
+    database.listen("revocations", revoked)
+    database.listen("commands", presence.asked)
+
+
+def _factory(door: web.AppRunner) -> web.Server:
+    server = door.server
+    assert isinstance(server, web.Server)  # the runner is set up
+    return server
+
+
+def _hold(held: HeldConnections, address: str, port: int) -> int:
+    """Open the devices' door. Raises: ConfigError."""
+    try:
+        return held.open(address, port)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"devices.port: {address}:{port} cannot be opened: {reason}.") from error
 
 
 async def _renew(authority: FleetAuthority, context: ssl.SSLContext) -> None:
@@ -113,7 +176,7 @@ async def _renew(authority: FleetAuthority, context: ssl.SSLContext) -> None:
 async def _runner(stack: AsyncExitStack, app: web.Application, idle_s_max: float) -> web.AppRunner:
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=STOP_S, handle_signals=False, auto_decompress=False,
-        keepalive_timeout=idle_s_max,
+        keepalive_timeout=idle_s_max, lingering_time=LINGER_S,
     )  # fmt: skip
     await runner.setup()
     stack.push_async_callback(runner.cleanup)

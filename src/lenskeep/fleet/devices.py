@@ -18,7 +18,9 @@ from lenskeep.fleet.authority import FleetAuthority
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import PREFIX, Repository
 from lenskeep.fleet.store.store import Listed
+from lenskeep.fleet.sync import CALL_BYTES_MAX, Sync
 from lenskeep.messages.fleet import CertificateAsk, EnrolmentRequest
+from lenskeep.messages.sync import MEDIA_MSGPACK
 from lenskeep.trust.stick import REPORT_BYTES_MAX
 
 LISTED = web.RequestKey("listed", Listed)
@@ -29,13 +31,14 @@ class DeviceDoor:
     """What devices may ask."""
 
     def __init__(
-        self, admission: Admission, reports: Reports, repository: Repository, authority: FleetAuthority, *,
-        request_s_max: float,
+        self, admission: Admission, reports: Reports, repository: Repository, authority: FleetAuthority,
+        sync: Sync, *, request_s_max: float,
     ) -> None:  # fmt: skip
         self._admission = admission
         self._reports = reports
         self._repository = repository
         self._authority = authority
+        self._sync = sync
         self._request_s_max = request_s_max
 
     def app(self) -> web.Application:
@@ -48,6 +51,7 @@ class DeviceDoor:
                 web.post("/v1/enrolment", self.enrol),
                 web.post("/v1/devices/{device}/certificate", self.renew),
                 web.post("/v1/devices/{device}/reports", self.report),
+                web.post("/v1/devices/{device}/sync", self.sync),
                 *self._repository.routes(),
             ]
         )
@@ -84,6 +88,18 @@ class DeviceDoor:
         """Take a signed report."""
         data = await answers.read_bytes(request, REPORT_BYTES_MAX, self._request_s_max)
         return answers.said(await self._reports.take(data, request[LISTED].device))
+
+    async def sync(self, request: web.Request) -> web.Response:
+        """Answer a device's call: the one door that is asked all day."""
+        content = request.content
+        if content.is_eof() and content.total_bytes <= CALL_BYTES_MAX and "Content-Encoding" not in request.headers:
+            data = content.read_nowait()  # it came whole with its head, as nearly always
+        else:
+            data = await answers.read_bytes(request, CALL_BYTES_MAX, self._request_s_max)
+        media = MEDIA_MSGPACK if request.headers.get("Content-Type") == MEDIA_MSGPACK else "application/json"
+        call = self._sync.read(data, media)
+        answer = await self._sync.answer(request[LISTED].device, request.remote or "", call)
+        return web.Response(body=self._sync.write(answer, media), headers={"Content-Type": media})
 
 
 def _shown(request: web.Request) -> bytes | None:

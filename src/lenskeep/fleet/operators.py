@@ -145,7 +145,7 @@ class OperatorDoor:
     async def _revoke(self, request: web.Request, who: Operator) -> web.Response:
         ask = await answers.read_struct(request, RevocationAsk, self._request_s_max)
         device = request.match_info["device"]
-        await self._store.revoke(device, reason=ask.reason, by=who.by, now_ms=self._clock.now_ms())
+        await self._admission.revoke(device, reason=ask.reason, by=who.by)
         return answers.said(await self._store.device(device))
 
     async def _take(self, request: web.Request, _who: Operator) -> web.Response:

@@ -153,6 +153,7 @@ class IntakeStore:
                 "INSERT INTO deed (at_ms, actor, action, subject, reason) VALUES (?, ?, ?, ?, ?)",
                 now_ms, by, f"ask {kind}", device, text,
             )  # fmt: skip
+            await tx.tell("commands", device)
         return made
 
     async def open_commands(self, device: str) -> list[Command]:

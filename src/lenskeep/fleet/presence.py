@@ -1,0 +1,232 @@
+"""Who is there: what the fleet has in mind of each device that calls, when it was heard, and who waits for news.
+
+Rules. It is memory: a device is read from the store when it first calls, and an unchanged call asks and writes nothing.
+When devices were heard is written together every few seconds, and a crash loses those seconds. Whoever waits is woken
+in small groups, so that a thousand who wake do not hold up the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from lenskeep.clock import Clock
+from lenskeep.errors import LenskeepError, UnlistedDeviceError
+from lenskeep.fleet.store.intake import IntakeStore
+from lenskeep.messages.sync import Command, SlotNow
+from lenskeep.trust.names import METADATA
+
+log = logging.getLogger("lenskeep.fleet")
+
+HEARD_EVERY_S = 5.0
+LOOK_EVERY_S = 0.2
+WOKEN_TOGETHER = 32
+WOKEN_PAUSE_S = 0.005
+LATE_S = 0.05  # a loop that turns this much too late has too much to do
+SLOWER_MAX = 4.0
+
+
+@dataclass(slots=True, eq=False)
+class Present:
+    """One device, as the fleet has it in mind."""
+
+    device: str
+    known: str = ""
+    counter: int = 0
+    head_sequence: int = 0
+    taken: dict[str, int] = field(default_factory=dict)  # by outbox
+    slots: dict[str, SlotNow] = field(default_factory=dict)
+    commands: list[Command] = field(default_factory=list)
+    heard_ms: int = 0
+    address: str = ""
+    seen: int = 0
+    report_hash: bytes = b""  # of the envelope that was taken last
+    waiting: set[asyncio.Future[None]] = field(default_factory=set)
+
+
+class Presence:
+    """The devices that call, and the room where they wait."""
+
+    def __init__(self, store: IntakeStore, repository: Path, clock: Clock) -> None:
+        self._store = store
+        self._timestamp = repository / METADATA / "timestamp.json"
+        self._clock = clock
+        self._present: dict[str, Present] = {}
+        self._heard: dict[str, Present] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._waking: deque[asyncio.Future[None]] = deque()
+        self._wakes = asyncio.Event()
+        self._asked: set[str] = set()
+        self._asks = asyncio.Event()
+        self.wakes = 0
+        self._stamp: tuple[int, int, int] = (0, 0, 0)
+        self.newest = 0  # version of the repository's timestamp
+        self.slower = 1.0  # how much longer devices are asked to stay away than usual
+        self.neighbours: Callable[[str], list[str]] = lambda _device: []
+
+    # --- one device -----------------------------------------------------------------------------------------------
+
+    async def of(self, device: str) -> Present:
+        """Return what is in mind of a device, read from the store at its first call."""
+        present = self._present.get(device)
+        if present is None:
+            standing = await self._store.standing(device)
+            present = self._present.setdefault(device, Present(device))
+            present.known, present.counter = standing.known, standing.counter
+            present.head_sequence = standing.head_sequence
+            present.slots, present.commands = dict(standing.slots), list(standing.commands)
+        return present
+
+    def heard(self, present: Present, address: str, seen: int) -> None:
+        """Note that a device called."""
+        present.heard_ms = self._clock.now_ms()
+        present.address, present.seen = address, seen
+        self._heard[present.device] = present
+
+    def there(self, device: str) -> bool:
+        """Say whether a device waits at this moment."""
+        present = self._present.get(device)
+        return present is not None and bool(present.waiting)
+
+    def heard_ms(self, device: str) -> int:
+        """Return when a device called this server last; 0 = not since it began."""
+        present = self._present.get(device)
+        return 0 if present is None else present.heard_ms
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for news."""
+        return len(self._waiting)
+
+    def asked(self, device: str) -> None:
+        """Take notice that a device was asked something; whoever is named by nothing is everybody."""
+        if device:
+            self._asked.add(device)
+        else:
+            self._asked.update(self._present)
+        self._asks.set()
+
+    async def _tell_asked(self) -> None:
+        while True:
+            await self._asks.wait()
+            self._asks.clear()
+            asked, self._asked = self._asked, set()
+            for device in asked:
+                if (present := self._present.get(device)) is not None:
+                    present.commands = await self._store.open_commands(device)
+                    self.wake(device)
+
+    def wake(self, device: str) -> None:
+        """Let a device that waits have its answer now."""
+        if (present := self._present.get(device)) is not None:
+            self._queue(present.waiting)
+
+    def forget(self, device: str) -> None:
+        """Send a device that is let in no longer away, also where it waits."""
+        if (present := self._present.pop(device, None)) is not None:
+            for each in tuple(present.waiting):
+                if not each.done():
+                    each.set_exception(UnlistedDeviceError(f"{device} is not let in any more."))
+
+    def forget_all(self) -> None:
+        """Read every device anew: the store was changed by somebody else."""
+        self._present.clear()
+
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    async def wait(self, present: Present, seconds: float) -> None:
+        """Return when there is news or the time is over. Raises: UnlistedDeviceError."""
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _wake, woken)
+        present.waiting.add(woken)
+        self._waiting.add(woken)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            present.waiting.discard(woken)
+            self._waiting.discard(woken)
+
+    def news(self, version: int) -> None:
+        """Take notice of a newer repository; whoever waits is woken."""
+        if version != self.newest:
+            self.newest = version
+            self._queue(self._waiting)
+
+    def _queue(self, waiting: set[asyncio.Future[None]]) -> None:
+        self._waking.extend(waiting)
+        self.wakes += len(waiting)
+        self._wakes.set()
+
+    async def look(self) -> None:
+        """Look whether the repository's timestamp is another one; what signs it calls this, and a loop does."""
+        found = await asyncio.to_thread(_timestamp_in_thread, self._timestamp, self._stamp)
+        if found is not None:
+            self._stamp, version = found
+            self.news(version)
+
+    # --- loops ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Wake, look and write down, until cancelled."""
+        async with asyncio.TaskGroup() as loops:
+            for loop in (self._wake_some, self._tell_asked, self._look_often, self._write_often):
+                loops.create_task(loop(), name=f"presence {loop.__name__}")
+
+    async def _wake_some(self) -> None:
+        while True:
+            await self._wakes.wait()
+            for _ in range(min(WOKEN_TOGETHER, len(self._waking))):
+                _wake(self._waking.popleft())
+            if not self._waking:
+                self._wakes.clear()
+            await asyncio.sleep(WOKEN_PAUSE_S)
+
+    async def _look_often(self) -> None:
+        while True:
+            due_s = self._clock.monotonic_s() + LOOK_EVERY_S
+            await self.look()
+            await asyncio.sleep(max(0.0, due_s - self._clock.monotonic_s()))
+            late_s = self._clock.monotonic_s() - due_s
+            aim = min(SLOWER_MAX, max(1.0, late_s / LATE_S))
+            self.slower += (aim - self.slower) * 0.1
+
+    async def _write_often(self) -> None:
+        while True:
+            await asyncio.sleep(HEARD_EVERY_S * random.uniform(0.9, 1.1))  # noqa: S311 - replicas take turns
+            await self.write()
+
+    async def write(self) -> None:
+        """Write down who was heard since the last time."""
+        heard, self._heard = self._heard, {}
+        if not heard:
+            return
+        try:
+            await self._store.heard([(each.device, each.heard_ms, each.address, each.seen) for each in heard.values()])
+        except LenskeepError as error:  # a full disk: they are written when they call again
+            log.warning("%s Who was heard could not be written: %s", error.code, error)
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)
+
+
+def _timestamp_in_thread(path: Path, before: tuple[int, int, int]) -> tuple[tuple[int, int, int], int] | None:
+    """Return the file's stamp and its version when it is another file than before."""
+    try:
+        found = path.stat()
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if stamp == before:
+            return None
+        return stamp, int(msgspec.json.decode(path.read_bytes())["signed"]["version"])
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or not whole: the next look sees it
+        return None
