@@ -43,6 +43,7 @@ SIGNAL_KEPT_MS = 600_000
 DOOR_MS_MAX = "15000"  # a replica that was cut off in the door lets go then
 ROWS_AT_ONCE = 1000
 
+_NEWS = "lenskeep_fleet"
 _DOOR = "SELECT name FROM door WHERE name = 'fleet' FOR UPDATE"
 _BEGIN = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_DOOR}"
 _NOW_MS = "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
@@ -108,7 +109,7 @@ class PostgresTransaction:
         if self.told:
             await self.connection.executemany(_TELL, self.told)
             if listens:
-                await self.connection.execute("NOTIFY lenskeep_fleet")
+                await self.connection.execute(f"NOTIFY {_NEWS}")
 
 
 class PostgresSnapshot:
@@ -251,12 +252,18 @@ class PostgresEngine:
                     await asyncio.wait_for(self._look.wait(), LOOK_S)
                 self._look.clear()
         finally:
+            if listener is not None and not listener.is_closed():
+                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await listener.remove_listener(_NEWS, self._wake)
             await self._give_back(listener)
+
+    def _wake(self, *_words: object) -> None:
+        self._look.set()
 
     async def _open_listener(self) -> asyncpg.Connection | None:
         connection = await self._begin("")
         try:
-            await connection.add_listener("lenskeep_fleet", lambda *_words: self._look.set())
+            await connection.add_listener(_NEWS, self._wake)
         except asyncpg.PostgresError:  # no such statement here: news is looked for twice a second
             await self._give_back(connection)
             return None
