@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from lenskeep.trust.keeping import director
 from tests.chaos.accounts import devices_say, settled
 from tests.chaos.relay import FAIR, GONE, ROUGH, Relay
 from tests.fleetrig import FleetServer
@@ -78,6 +79,7 @@ class Hour:
             self._plan = msgspec.structs.replace(self._plan, port=self._relay.port)
             stack.callback(self._end)
             self._crowd = [Process(self._plan.part(index, PROCESSES)) for index in range(PROCESSES)]
+            await asyncio.to_thread(self._assign)
             began = time.monotonic()
             while (left_s := self._seconds - (time.monotonic() - began)) > 0:
                 await asyncio.sleep(min(left_s, self._dice.uniform(0.2, 2.0)))
@@ -89,7 +91,7 @@ class Hour:
     async def _something_happens(self) -> None:
         deed = self._dice.choices(
             ("fair", "rough", "gone", "cable", "kill the fleet", "kill devices", "assign"),
-            (2, 4, 1, 2, 1.5, 1.5, 2),
+            (2, 4, 1, 2, 2, 2, 3),
         )[0]
         self._deeds[deed] += 1
         match deed:
@@ -114,7 +116,10 @@ class Hour:
 
     def _assign(self) -> None:
         version = self._dice.choice(("1.0.0", "1.1.0"))
-        self._repository.assign(self._dice.choice(self.names), main=f"cap-inspect@{version}")
+        chosen = self._dice.sample(self.names, len(self.names) // 3)
+        wanted = {name: {"main": ("cap-inspect", version)} for name in chosen}
+        repository = self._repository
+        repository.change(lambda work: director.assign(work, wanted, repository.signers(), repository.now_s))
 
     async def _calm_down(self) -> None:
         """End the day: the devices stop, come back in good weather, and hand in what they hold."""
@@ -133,8 +138,8 @@ class Hour:
 
     def _reckon(self) -> Outcome:
         told = Told.merged(self._told)
-        found = settled(self.journals, self._fleet.database)
-        books = devices_say(self.journals) if not told.open_devices else None
+        found = [] if told.open_devices else settled(self.journals, self._fleet.database)
+        books = devices_say(self.journals)[0] if not told.open_devices else None
         records: Counter[str] = Counter()
         if books is not None:
             records["windows accounted for"] = sum(n for (what, _), n in books.windows.items() if what == "windows")

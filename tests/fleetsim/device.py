@@ -318,7 +318,8 @@ class SimDevice:
             made = await self._view.refresh(self._fetch)
             if self.habits.thorough and self.habits.clock_lie_s == 0.0:
                 again = await thorough(self._view, self._fetch, time.time())
-                assert again == made or (again and made and again.generation > made.generation), (again, made)
+                older = 0 if made is None else made.generation
+                assert again == made or (again and again.generation > older), (again, made)
                 self._crowd.counts["thorough looks"] += 1
         except ViewError as error:
             self._crowd.counts[f"not proven: {str(error)[:60]}"] += 1

@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 from msgspec import Struct
 
-from lenskeep.messages.sync import Happening, Record, Window
+from lenskeep.messages.sync import Happening, Record, Vitals, Window
 
 _LENGTH = struct.Struct("<I")
 
@@ -103,10 +103,22 @@ class Account:
         """The records that the fleet must have, each once."""
         return {n: record for n, record in self.made.items() if n not in self.dropped | self.gone}
 
-    @property
-    def lost(self) -> int:
-        """How many records the device has said were lost."""
-        return sum(r.count for r in self.made.values() if isinstance(r, Happening) and r.kind == "lost")
+    def check(self, name: str) -> None:
+        """Require that the device has said how much it dropped."""
+        said = sum(r.count for r in self.owed.values() if _is_loss(r))
+        dropped = sum(not _is_loss(self.made[n]) for n in self.dropped)
+        assert said == dropped or self.gone, f"{name}: {dropped} records were dropped, and {said} were told"
+
+
+def _is_loss(record: Record) -> TypeGuard[Happening]:
+    return isinstance(record, Happening) and record.kind == "lost"
+
+
+def _worth(record: Record) -> int:
+    """Order records by what they are worth; notes of losses go last."""
+    if _is_loss(record):
+        return 3
+    return 0 if isinstance(record, Window) else 1 if isinstance(record, Vitals) else 2
 
 
 class Journal:
@@ -182,13 +194,14 @@ class Journal:
             self._make_room(record.n)
 
     def _make_room(self, now: int) -> None:
-        """Drop the least valuable: old windows first; a tenth of all at once, and say how many."""
+        """Drop the least valuable, a tenth of all at once, and say how many; a note of losses that goes is counted on."""
         wanted = self._records_max // 10 or 1
-        windows = [r.n for r in self._waiting if isinstance(r, Window)]
-        gone = set((windows or [r.n for r in self._waiting if r.n != now])[:wanted])
+        oldest = sorted((r for r in self._waiting if r.n != now), key=_worth)[:wanted]
+        gone = {r.n for r in oldest}
         self._write(Dropped(sorted(gone)))
         self._waiting = deque(r for r in self._waiting if r.n not in gone)
-        self.put(Happening(n=self._next, kind="lost", at_ms=0, text="the outbox was full", count=len(gone)))
+        count = sum(r.count if _is_loss(r) else 1 for r in oldest)
+        self.put(Happening(n=self._next, kind="lost", at_ms=0, text="the outbox was full", count=count))
 
     def batch(self, count_max: int) -> list[Record]:
         """Return the oldest records."""
