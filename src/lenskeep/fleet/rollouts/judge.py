@@ -144,9 +144,10 @@ def _way(rollout: Rollout, moment: Moment) -> Way:
 
 
 def _hold(rollout: Rollout, member: Member, moment: Moment) -> Member:
-    """Ask a device that has not begun to exchange to wait, or no longer to wait."""
+    """Ask a device that has not begun to exchange to wait, or no longer to wait; a silent one may return any time."""
     way = _way(rollout, moment)
-    if member.state not in WAITING or member.activate == way:
+    waits = member.state in WAITING or (member.state == MemberState.SILENT and member.want == rollout.plan.bundle)
+    if not waits or member.activate == way:
         return member
     return replace(member, activate=way, signed=False, due_steady_ms=0)
 
