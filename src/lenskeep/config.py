@@ -26,11 +26,15 @@ _PLACE = r"^[a-z0-9][a-z0-9-]{0,30}$"
 _DEVICE_ID = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 _SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
 _ADDRESS = r"^(https?://[^\s?#]+)?$"
+_NEIGHBOUR = r"^http://[A-Za-z0-9.\-]{1,253}(:[0-9]{1,5})?$"
+_TIMES = r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"
 _LISTED = r"^[a-z0-9][a-z0-9-]{0,62}@([0-9a-z.\-]{1,60}|sha256:[0-9a-f]{64})$"
 # What a person is told instead of the pattern.
 _IN_WORDS = {
     _PLACE: "up to 31 lower-case letters, digits and hyphens",
     _DEVICE_ID: "up to 63 lower-case letters, digits and hyphens",
+    _NEIGHBOUR: "an address like http://cam-2:8418",
+    _TIMES: "a time of day like 22:00-05:00",
     _LISTED: "NAME@VERSION or NAME@sha256:DIGEST",
     _ADDRESS: "an address like https://fleet.example:8443",
     _SOURCE: "v4l2:PATH, rtsp://…, http://…, file:PATH, folder:PATH or synthetic:SCENE",
@@ -98,6 +102,23 @@ class Fleet(_Section, frozen=True, kw_only=True):
 
     url: Annotated[str, Meta(pattern=_ADDRESS)] = ""
     poll_s: Positive = 60.0
+    wait_s: Annotated[float, Meta(ge=0.0, le=120.0)] = 50.0
+    outbox_mb: Annotated[int, Meta(ge=1, le=4096)] = 32
+    activate_when: list[Annotated[str, Meta(pattern=_TIMES)]] = []
+    only_when_idle: bool = False
+    download_kb_s: NatNumber = 0
+    metered_mb_per_day: NatNumber = 0
+
+
+class Neighbours(_Section, frozen=True, kw_only=True):
+    """[neighbours]"""
+
+    serve: bool = False
+    address: str = "0.0.0.0"  # noqa: S104 - neighbours are other machines; it is shut by default
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8418
+    mb_s: Positive = 8.0
+    transfers_max: Count = 4
+    ask: Annotated[list[Annotated[str, Meta(pattern=_NEIGHBOUR)]], Meta(max_length=16)] = []
 
 
 class Trial(_Section, frozen=True, kw_only=True):
@@ -178,6 +199,7 @@ class Config(_Section, frozen=True, kw_only=True):
     control: Control = Control()
     trust: Trust = Trust()
     fleet: Fleet = Fleet()
+    neighbours: Neighbours = Neighbours()
     trial: Trial = Trial()
     probation: Probation = Probation()
     metrics: MetricsRetention = MetricsRetention()

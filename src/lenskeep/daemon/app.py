@@ -21,17 +21,22 @@ from typing import Any
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.activator import Activator
+from lenskeep.daemon.allowance import Allowance
+from lenskeep.daemon.commands import Commands
 from lenskeep.daemon.confinements import Confinements
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
 from lenskeep.daemon.downloads import Downloads
 from lenskeep.daemon.events import Events
+from lenskeep.daemon.fleetsync import FleetSync
 from lenskeep.daemon.follower import Follower
 from lenskeep.daemon.health import Health
 from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.importer import Importer
+from lenskeep.daemon.maintenance import Maintenance
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.operations import Operations
+from lenskeep.daemon.outbox import Outbox
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart
@@ -40,11 +45,13 @@ from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
 from lenskeep.daemon.quiet import Quiet
 from lenskeep.daemon.recheck import Recheck
 from lenskeep.daemon.record import Record
+from lenskeep.daemon.recordcarrier import RecordCarrier
 from lenskeep.daemon.recovery import Recovery
 from lenskeep.daemon.reporter import Reporter
 from lenskeep.daemon.scrape import Scrape
 from lenskeep.daemon.scrubber import Scrubber
 from lenskeep.daemon.slotbook import SlotBook
+from lenskeep.daemon.standing import Standing
 from lenskeep.daemon.stores import Stores, open_stores
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.sync import Sync
@@ -83,6 +90,8 @@ class House:
     follower: Follower
     sync: Sync
     reporter: Reporter
+    outbox: Outbox
+    fleetsync: FleetSync
     record: Record
     identity: Identity
 
@@ -148,20 +157,36 @@ async def _build(
     scrubber.busy = lambda: quiet.why_not(clock.monotonic_s())
     scrubber.try_again = lambda ref: qualifier.check(CheckRequest(bundle=ref), "device")
     # level with the repository
-    follower = Follower(
-        database, trust, Downloads(places.incoming, blobs), importer, activator, operations, clock, config.trust, names
-    )
+    allowance = Allowance(config.fleet, database, clock)
+    downloads = Downloads(places.incoming, blobs, allowance)
+    downloads.suspect = lambda digests: scrubber.look_at(digests, "download")
+    follower = Follower(database, trust, downloads, importer, activator, operations, clock, config.trust, names,
+        Maintenance(config.fleet, metrics, clock),
+    )  # fmt: skip
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
     sync = Sync(config, database, trust, follower, operations, clock, identity, withdrawals)
     # what people see
     looks = [
         trust.checks, sync.checks, withdrawals.faults, record.checks, identity.checks, scrubber.checks,
-        Confinements(supervisor, qualifier).checks,
+        allowance.checks, Confinements(supervisor, qualifier).checks,
     ]  # fmt: skip
     health = Health(database, blobs, clock, stores.notes, looks)
     name = config.device.name or platform.node()
     views = Views(config, name, database, blobs, supervisor, book, metrics, health, clock)
     reporter = Reporter(identity, views, trust, sync, record, clock)
+    standing = Standing(
+        database, supervisor, follower, trust, blobs, health.box, lambda: identity.certificate_ends_s, clock
+    )
+    outbox = Outbox(
+        stores.windows, database, metrics, clock, config.fleet.outbox_mb,
+        lambda: bool(identity.fleet) and identity.tls() is not None, standing.providers, standing.vitals,
+    )  # fmt: skip
+    commands = Commands(sync, follower, RecordCarrier(identity, record), tasks)
+    fleetsync = FleetSync(config.fleet, identity, outbox, standing, reporter, sync, commands, clock)
+    views.fleet = fleetsync.view
+    looks.append(fleetsync.checks)
+    events.heed = outbox.heed
+    outbox.told = follower.moved = sync.moved = commands.ended = fleetsync.soon
     rooms = Rooms(
         operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
         supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
@@ -172,7 +197,7 @@ async def _build(
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
-        sync=sync, reporter=reporter, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
+        sync=sync, reporter=reporter, outbox=outbox, fleetsync=fleetsync, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
         scrubber=scrubber, recheck=recheck,
     )  # fmt: skip
 
@@ -187,6 +212,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
     await house.follower.begin()
+    await house.outbox.begin()
     await house.operations.load(stores.standing | await house.policy.standing(), stores.carried_out)
 
 
@@ -198,7 +224,9 @@ def _loops(
         "supervisor": house.supervisor.run(house.recovery),
         "activator": house.activator.run(),
         "metrics": house.metrics.run(),
-        "sync": house.sync.run(house.reporter.send),
+        "sync": house.sync.run(),
+        "outbox": house.outbox.run(),
+        "fleetsync": house.fleetsync.run(),
         "record": house.record.run(),
         "timekeeper": house.timekeeper.run(),
         "scrubber": house.scrubber.run(),

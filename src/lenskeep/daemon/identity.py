@@ -251,11 +251,19 @@ class Identity:
         async with self._one_report:
             answer = await self._send(self._context, make)
             if not answer.taken:
-                async with self._database.write() as tx:
-                    counter = max(answer.counter, await journal.noted(tx, REPORT_COUNTER))
-                    await journal.note(tx, REPORT_COUNTER, counter)
+                await self.count_reports_from(answer.counter)
                 answer = await self._send(self._context, make)
             return answer
+
+    async def count_reports_from(self, counter: int) -> None:
+        """Go on above a number that the fleet has a report under: the registry was put back."""
+        async with self._database.write() as tx:
+            await journal.note(tx, REPORT_COUNTER, max(counter, await journal.noted(tx, REPORT_COUNTER)))
+
+    @property
+    def certificate_ends_s(self) -> float:
+        """When the certificate is over; 0 = there is none."""
+        return self._membership.ends_s if self._membership else 0.0
 
     async def _send(self, context: ssl.SSLContext, make: MakeReport) -> ReportAnswer:
         _, data = await self.signed_report(make)

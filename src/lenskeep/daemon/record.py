@@ -282,6 +282,17 @@ class Record:
                 await self._remember_loss(tx)
             await audit.witness(tx, head.point, at_ms=self._clock.now_ms())
 
+    async def note_witnessed(self, sequence: int) -> bool:
+        """Note that the fleet has our head of this entry; False when no head of ours is there."""
+        async with self._database.read() as tx:
+            ours = await audit.head_at(tx, sequence)
+        if ours is None:
+            return False
+        if ours.witnessed_ms is None:
+            async with self._database.write() as tx:
+                await audit.witness(tx, Point(sequence, ours.hash), at_ms=self._clock.now_ms())
+        return True
+
     # --- reading --------------------------------------------------------------------------------------------------
 
     async def verify(self, *, pause_s: float = 0.0) -> RecordVerdict:

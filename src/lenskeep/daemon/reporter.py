@@ -6,7 +6,10 @@ here, with a mark, so that no report is refused for its size. A report is the sa
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
+
+import msgspec
 
 from lenskeep.clock import Clock
 from lenskeep.daemon.identity import Identity, MakeReport
@@ -25,6 +28,7 @@ from lenskeep.messages.fleet import (
     cut,
 )
 from lenskeep.messages.identity import SignedReport
+from lenskeep.trust import envelope
 from lenskeep.trust.names import DIRECTOR, ROOT, SNAPSHOT, TIMESTAMP
 
 LINE_MAX, TEXT_MAX, SLOTS_MAX = 200, 2000, 64
@@ -42,6 +46,7 @@ class Reporter:
         self._sync = sync
         self._record = record
         self._clock = clock
+        self._witnessed = 0
 
     async def signed(self) -> SignedReport:
         """Sign a report for a stick."""
@@ -55,6 +60,24 @@ class Reporter:
         if answer.head:
             await self._record.note_witness(answer.head_sequence, answer.head_hash, answer.head.encode())
         return answer
+
+    async def digest(self) -> str:
+        """Return the digest of what a report would say now; times and numbers of reports are not news."""
+        report = (await self._facts())("x", 1)
+        refusal = msgspec.structs.replace(report.refusal, at_ms=0) if report.refusal is not None else None
+        told = msgspec.structs.replace(report, at_ms=0, refusal=refusal)
+        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+
+    @staticmethod
+    def payload_of(signed: SignedReport) -> bytes:
+        """Return the bytes that were signed."""
+        return envelope.open_envelope(signed.envelope.encode()).payload
+
+    async def note_witness(self, sequence: int) -> None:
+        """Take the fleet's word for how far it has witnessed the record; what is not ours is asked for in full."""
+        if sequence > self._witnessed and not await self._record.note_witnessed(sequence):
+            await self.send()
+        self._witnessed = max(self._witnessed, sequence)
 
     async def _facts(self, head: str = "") -> MakeReport:
         """Gather what is so now; the number comes with the signature."""

@@ -7,11 +7,11 @@ network's rounds come at the configured pace with a random share, so that a thou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 import msgspec
@@ -31,14 +31,15 @@ from lenskeep.messages.control import Check, Operation
 from lenskeep.messages.repository import AssignmentView, RepositoryView, SyncRequest, TrustRole
 from lenskeep.registry import repository
 from lenskeep.registry.repository import Assigned
-from lenskeep.trust.names import model_of
+from lenskeep.trust.names import TIMESTAMP, model_of
 
 log = logging.getLogger(__name__)
 
 JITTER = 0.2
+LOOK_S = 3600.0  # while the fleet says that there is nothing new, it is looked up by ourselves this often
+LOOKED_S_MAX = 10.0  # so long the fleet's next call waits for our look
+TOLD_PACES = 3.0  # so long the fleet's word counts
 BACK_OFF_MAX = 16  # a repository that does not answer is asked this many paces apart at most
-
-Send = Callable[[], Awaitable[Any]]  # tells the fleet how things stand
 
 
 class Sync:
@@ -60,6 +61,9 @@ class Sync:
         self._couriers: dict[str, Courier] = {}
         self._last_fault: LenskeepError | None = None
         self._wake = asyncio.Event()
+        self._looked = asyncio.Event()
+        self._looked_s = self._level_s = float("-inf")
+        self.moved: Callable[[], None] = lambda: None  # called when a sync has ended
 
     @property
     def address(self) -> str:
@@ -129,8 +133,27 @@ class Sync:
 
     # --- the work -------------------------------------------------------------------------------------------------
 
-    async def run(self, report: Send) -> None:
-        """Sync and report at the configured pace until cancelled."""
+    async def level(self, newest: int) -> bool:
+        """Take the fleet's word for its newest timestamp; look if ours is older, and say whether it is not any more."""
+        known = await self._trust.known()
+        if not self._trust.follows or (known is not None and known.version(TIMESTAMP) >= newest):
+            self._level_s = self._clock.monotonic_s()
+            return True
+        self._looked.clear()
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOKED_S_MAX):
+                await self._looked.wait()
+        known = await self._trust.known()
+        return known is not None and known.version(TIMESTAMP) >= newest
+
+    async def seen(self) -> int:
+        """Return the version of the repository's timestamp that was verified."""
+        known = await self._trust.known()
+        return known.version(TIMESTAMP) if known is not None else 0
+
+    async def run(self) -> None:
+        """Look at the repository at the configured pace, or when the fleet has news, until cancelled."""
         failed = 0
         while True:
             pace_s = self._config.fleet.poll_s * min(BACK_OFF_MAX, 2**failed)
@@ -139,24 +162,22 @@ class Sync:
                     await self._wake.wait()
             except TimeoutError:
                 pass
-            self._wake.clear()
             try:
-                if self._trust.follows and self.address:
+                if self._trust.follows and self.address and (self._wake.is_set() or await self._due()):
+                    self._wake.clear()
                     await self._over_network("")
                 failed = 0
             except LenskeepError as error:
                 failed += 1
                 log.warning("%s sync: %s", error.code, error)
-            await self._tell(report)
+            self._wake.clear()
 
-    async def _tell(self, report: Send) -> None:
-        """Report whatever came of the sync: a refusal is what a fleet must hear of."""
-        if not self._identity.fleet or self._identity.tls() is None:
-            return
-        try:
-            await report()
-        except LenskeepError as error:
-            log.warning("%s report: %s", error.code, error)
+    async def _due(self) -> bool:
+        """Say whether to look unasked: not while the fleet tells us that there is nothing, and nothing is open."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._level_s > TOLD_PACES * self._config.fleet.poll_s or now_s - self._looked_s > LOOK_S:
+            return True
+        return self._last_fault is not None or await self._follower.has_open()
 
     async def _over_network(self, operation_id: str) -> list[AssignmentView]:
         async with self._http() as source:
@@ -177,12 +198,17 @@ class Sync:
             told("metadata", 0, 0, "")
             try:
                 assignment = await self._trust.refresh(source)
+                self._looked_s = self._clock.monotonic_s()
+                self._looked.set()
                 await self._withdrawals.apply()
                 await self._follower.take(assignment)
                 assigned = await self._follower.follow(source, told)
             except LenskeepError as error:
                 self._last_fault = error
                 raise
+            finally:
+                self._looked.set()
+                self.moved()
             self._last_fault = None
             return [assignment_view(one) for one in assigned]
 

@@ -14,7 +14,13 @@ import aiohttp
 import msgspec
 
 from lenskeep.daemon.fleetline import fault_of, read_answer, why
-from lenskeep.errors import FleetAnswerError, FleetNotProvenError, FleetUnreachableError, UnlistedDeviceError
+from lenskeep.errors import (
+    FleetAnswerError,
+    FleetBusyError,
+    FleetNotProvenError,
+    FleetUnreachableError,
+    UnlistedDeviceError,
+)
 from lenskeep.messages.sync import MEDIA_MSGPACK, Answer, Call
 
 CONNECT_S, ANSWER_S = 10.0, 30.0
@@ -23,24 +29,17 @@ LATER_STATUS = (429, 502, 503, 504, 507)
 LATER_S_MAX = 3600.0
 
 
-class FleetLaterError(FleetUnreachableError):
-    """The fleet is there and cannot take this now; `after_s` is what it asked for."""
-
-    def __init__(self, message: str, after_s: float) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
 class SyncLine:
     """Speaks `POST /v1/devices/{id}/sync`."""
 
     def __init__(self, device: str) -> None:
+        self.after_s = 0.0  # what the fleet asked for when it sent us away
         self._device = device
         self._session: aiohttp.ClientSession | None = None
         self._context: ssl.SSLContext | None = None
 
     async def ask(self, fleet: str, context: ssl.SSLContext, call: Call) -> Answer:
-        """Ask once. Raises: what the fleet refuses with, FleetLaterError, PeerError, IdentityError."""
+        """Ask once. Raises: what the fleet refuses with, FleetBusyError, PeerError, IdentityError."""
         session = await self._held(context)
         url = f"{fleet}/v1/devices/{quote(self._device)}/sync"
         limits = aiohttp.ClientTimeout(total=call.wait_s + ANSWER_S, sock_connect=CONNECT_S)
@@ -51,7 +50,8 @@ class SyncLine:
             ) as answer:  # fmt: skip
                 data = await read_answer(answer)
                 if answer.status in LATER_STATUS and (after_s := _seconds(answer.headers.get("Retry-After", ""))):
-                    raise FleetLaterError(f"{url} asks to come back in {after_s:.0f} s.", after_s)
+                    self.after_s = after_s
+                    raise FleetBusyError(f"{url} asks to come back in {after_s:.0f} s.")
                 if answer.status != 200:
                     raise fault_of(answer.status, data, url)
         except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:

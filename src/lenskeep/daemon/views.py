@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from lenskeep.messages.control import (
     Status,
     Window,
 )
+from lenskeep.messages.identity import FleetView
 from lenskeep.messages.runner import Beat, CameraState, Result
 from lenskeep.policy import listed
 from lenskeep.registry import audit, bundles, slots, windows
@@ -56,6 +58,7 @@ class Views:
         self._metrics = metrics
         self._health = health
         self._clock = clock
+        self.fleet: Callable[[], Awaitable[FleetView | None]] = _nobody
         self._started = rfc3339(clock.now_s())
 
     # --- now ------------------------------------------------------------------------------------------------------
@@ -69,7 +72,7 @@ class Views:
             device=self._device, verdict=_verdict(found), version=version("lenskeep"), since=self._started,
             clock_trusted=self._clock.trusted(), slots=found, faults=faults,
             disk_free_mb=max(0, self._blobs.free_bytes() // MEBIBYTE), memory_free_mb=box.memory_free_mb, load=box.load,
-            temperature_c=box.temperature_c, daemon_rss_mb=box.daemon_rss_mb,
+            temperature_c=box.temperature_c, daemon_rss_mb=box.daemon_rss_mb, fleet=await self.fleet(),
         )  # fmt: skip
 
     async def slots(self) -> list[SlotView]:
@@ -238,6 +241,10 @@ class Views:
             )
             for (start_s, name, bundle), span in sorted(merged.items(), key=lambda item: item[0])
         ]  # fmt: skip
+
+
+async def _nobody() -> FleetView | None:
+    return None
 
 
 def _read_card(path: Path) -> str:

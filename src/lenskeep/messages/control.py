@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from lenskeep.messages.identity import FleetView
 from lenskeep.messages.runner import CameraState, Outcome, Result, TrialReport
 from lenskeep.permissions import Permission, Role
 
@@ -204,6 +205,7 @@ class Status(_Answer, frozen=True, kw_only=True):
     load: float
     temperature_c: float | None
     daemon_rss_mb: float
+    fleet: FleetView | None = None  # None = it belongs to none
 
 
 class DamageView(_Answer, frozen=True, kw_only=True):

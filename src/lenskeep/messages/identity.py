@@ -57,3 +57,19 @@ class SignedReport(Struct, frozen=True, kw_only=True):
     device: str
     counter: int
     envelope: str
+
+
+class FleetView(Struct, frozen=True, kw_only=True):
+    """How things stand with the fleet, and what waits for it."""
+
+    url: str
+    level: bool  # it was heard, and what it has is here
+    heard_s: float | None  # how long ago; None = not since the service was started
+    waiting: int  # records
+    waiting_bytes: int = 0
+    kinds: dict[str, int] = {}
+    oldest: str = ""
+    dropped: int = 0  # ever, because the fleet could not be reached for too long
+    paused: bool = False  # the fleet asked to follow nothing for a while
+    problem: str = ""
+    fix: str = ""

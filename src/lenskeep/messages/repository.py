@@ -27,6 +27,7 @@ class WantedFile(Struct, frozen=True, kw_only=True):
     offset: int
     bytes_max: int  # 0 = as long as it is
     done: bool
+    length: int = 0  # so many bytes from the offset on; 0 = to its end
 
 
 class CarryFault(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,7 +43,7 @@ class AssignmentView(Struct, frozen=True, kw_only=True):
     generation: int
     bundle: str
     sha256: str
-    state: Literal["new", "staged", "asked", "followed", "refused"]
+    state: Literal["new", "staged", "asked", "followed", "refused", "rolled_back"]
     code: str = ""
     reason: str = ""
 

@@ -189,6 +189,12 @@ async def newest_head(tx: Transaction) -> StoredHead | None:
     return None if row is None else _head(row)
 
 
+async def head_at(tx: Transaction, sequence: int) -> StoredHead | None:
+    """Return the newest head of an entry, if one is kept."""
+    row = await tx.one("SELECT * FROM record_head WHERE sequence = ? ORDER BY counter DESC LIMIT 1", sequence)
+    return None if row is None else _head(row)
+
+
 async def heads(tx: Transaction) -> list[StoredHead]:
     """Return every head that is kept, oldest first."""
     return [_head(row) for row in await tx.all("SELECT * FROM record_head ORDER BY counter")]

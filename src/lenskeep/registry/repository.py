@@ -11,7 +11,7 @@ from lenskeep.database import Row, Transaction
 from lenskeep.errors import MetadataRollbackError
 from lenskeep.messages.trust import Delegation, Listing, RoleView, Verdict
 
-State = Literal["new", "staged", "asked", "followed", "refused"]
+State = Literal["new", "staged", "asked", "followed", "refused", "rolled_back"]
 ROOT_FILE = "root.json"
 
 

@@ -14,6 +14,7 @@ from lenskeep.cli.run import Run, run_of
 from lenskeep.cli.words import Exit, clean, count, milliseconds, moment, plural, size, span
 from lenskeep.errors import ConfigError, LenskeepError, PeerError
 from lenskeep.messages.control import Check, LatencyView, SlotView, Status
+from lenskeep.messages.identity import FleetView
 from lenskeep.messages.runner import CameraState
 
 WIDTH = 78
@@ -67,9 +68,23 @@ def show(screen: Screen, now: Status) -> None:
     )
     box += f" · {now.temperature_c:.0f} °C" if now.temperature_c is not None else ""
     screen.line(f"  {'Device':9}{box}" + ("" if now.clock_trusted else " · clock not to be trusted"))
+    if now.fleet is not None:
+        screen.line(f"  {'Fleet':9}{fleet_line(now.fleet)}")
     faults = [*(fault for slot in now.slots for fault in slot.faults), *now.faults]
     screen.lines(_fault_lines(screen, faults))
     _next(screen, now)
+
+
+def fleet_line(fleet: FleetView) -> str:
+    """Say on one line how things stand with the fleet."""
+    if fleet.heard_s is None:
+        heard = "not heard yet"
+    else:
+        heard = f"{'level' if fleet.level else 'behind'}, last heard {span(fleet.heard_s)} ago"
+    said = f"{heard}, {plural(fleet.waiting, 'record')} waiting"
+    said += f" since {moment(fleet.oldest)}" if fleet.oldest and not fleet.level else ""
+    said += f", {plural(fleet.dropped, 'record')} dropped" if fleet.dropped else ""
+    return said + (", paused by the fleet" if fleet.paused else "")
 
 
 def _since(text: str) -> str:

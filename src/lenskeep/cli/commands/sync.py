@@ -8,11 +8,13 @@ from pathlib import Path
 import click
 
 from lenskeep.cli.client import Client
+from lenskeep.cli.commands.status import fleet_line
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import Run, run_of
-from lenskeep.cli.words import clean, plural
+from lenskeep.cli.words import clean, plural, size
 from lenskeep.errors import LenskeepError, SourceError
 from lenskeep.messages.control import Operation
+from lenskeep.messages.identity import FleetView
 from lenskeep.messages.repository import AssignmentView, RepositoryView, WantedFile
 from lenskeep.trust.source import open_regular
 
@@ -23,6 +25,7 @@ STATES = {
     "asked": ("info", "being activated"),
     "followed": ("good", "active"),
     "refused": ("bad", "refused"),
+    "rolled_back": ("bad", "taken back"),
 }
 
 
@@ -31,11 +34,12 @@ STATES = {
 @click.option("--export", "target", type=click.Path(path_type=Path), metavar="DIR", help="Write a stick.")
 @click.option("--from", "origin", metavar="REPOSITORY", help="With --export: the repository's folder.")
 @click.option("--for", "devices", multiple=True, metavar="DEVICE", help="With --export: for this device; repeatable.")
+@click.option("--status", "show_status", is_flag=True, help="Show how things stand with the fleet; sync nothing.")
 @click.option("--dry-run", is_flag=True, help="With --export: say what would be written, and write nothing.")
 @click.pass_context
 def sync(
     context: click.Context, stick: Path | None, target: Path | None, origin: str | None, devices: tuple[str, ...],
-    dry_run: bool,
+    dry_run: bool, show_status: bool,
 ) -> None:  # fmt: skip
     """Bring the device level with its repository; what runs goes on meanwhile.
 
@@ -43,6 +47,7 @@ def sync(
 
     \b
       lenskeep sync
+      lenskeep sync --status
       lenskeep sync --import /media/stick
       lenskeep sync --export /media/stick --from ~/repository --for cam-1 --for cam-2
     """
@@ -57,6 +62,10 @@ def sync(
         raise click.UsageError("--from, --for and --dry-run belong to --export.")
     run = run_of(context)
     client = run.client()
+    if show_status:
+        now = client.status().fleet
+        emit(context, "fleet/1", now, lambda screen: _show_fleet(screen, now))
+        return
     operation = client.sync(carried=stick is not None, source=f"stick {stick}"[:200] if stick is not None else "")
     if stick is not None:
         operation = _carry(run, client, operation, stick)
@@ -64,6 +73,20 @@ def sync(
     view = client.repository()
     taken = _take_back(run, client, stick, view.device) if stick is not None else []
     emit(context, "sync/1", {"repository": view, "written": taken}, lambda screen: _show(screen, view, taken))
+
+
+def _show_fleet(screen: Screen, now: FleetView | None) -> None:
+    if now is None:
+        screen.line("This device belongs to no fleet.")
+        screen.next("lenskeep enrol URL --token TOKEN")
+        return
+    screen.line(f"{screen.mark('good' if now.level else 'warn')} {clean(now.url)}: {fleet_line(now)}.")
+    if now.waiting:
+        kinds = ", ".join(f"{number} {clean(kind)}" for kind, number in sorted(now.kinds.items()))
+        screen.line(f"  In the outbox: {size(now.waiting_bytes)} ({kinds}).")
+    if now.problem:
+        screen.line(f"  {clean(now.problem)}")
+        screen.line(f"  {screen.style('Fix:', 'strong')} {clean(now.fix)}")
 
 
 def _carry(run: Run, client: Client, operation: Operation, stick: Path) -> Operation:
@@ -135,5 +158,5 @@ def _show(screen: Screen, view: RepositoryView, taken: list[str]) -> None:
 
 def _assignment_line(screen: Screen, one: AssignmentView) -> str:
     mark, words = STATES[one.state]
-    reason = f": {clean(one.code)} {clean(one.reason)}" if one.code else ""
+    reason = f": {clean(f'{one.code} {one.reason}'.strip())}" if one.code or one.reason else ""
     return f" {screen.mark(mark)} slot {clean(one.slot)}: {clean(one.bundle)} {words}{reason}"
