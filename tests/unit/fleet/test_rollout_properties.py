@@ -66,14 +66,15 @@ def check(world: World) -> None:
     rollout, members = judge.look(world.rollout, world.members, world.evidence, world.moment)
     for one in members if rollout.state == RolloutState.PAUSED else ():
         assert one.state not in WAITING or one.activate == "skip", "a paused rollout lets a device begin"
+    for one in members if rollout.state == RolloutState.ABORTED else ():
+        in_vain = one.want == NEW and one.state in (WAITING | {MemberState.SILENT})
+        assert not in_vain, "the end left a device assigned"
     for one in world.members:
         assert one.reason and one.since_ms
         assert not one.attempts or one.wave < world.rollout.opened, "a device was asked before its wave"
         assert one.attempts <= world.rollout.plan.retries + 1
         if world.rollout.state in OVER:
             assert one.state != MemberState.SCHEDULED
-            asked_in_vain = one.attempts and one.want == NEW and one.state in (WAITING | {MemberState.SILENT})
-            assert not asked_in_vain or world.rollout.state == RolloutState.FINISHED, "the end left a device assigned"
 
 
 @settings(max_examples=400, deadline=None, print_blob=True)
