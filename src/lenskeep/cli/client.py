@@ -159,7 +159,7 @@ class Client:
     def bring(self, operation_id: str, want: WantedFile, file: BinaryIO, progress: Callable[[int, int], None]) -> None:
         """Send the wanted file from the wanted offset on. Raises: SourceError when it cannot be read to its end."""
         path = f"/v1/syncs/{_part(operation_id)}/files/{want.number}"
-        self._wire.send_file("PUT", path, file, want.offset, progress)
+        self._wire.send_file("PUT", path, file, want.offset, progress, want.length)
 
     def absent(self, operation_id: str, want: WantedFile) -> None:
         self._wire.ask("DELETE", f"/v1/syncs/{_part(operation_id)}/files/{want.number}")

@@ -189,11 +189,18 @@ class Wire:
             return self.send_file("POST", path, source, 0, progress)
 
     def send_file(
-        self, method: str, path: str, source: BinaryIO, offset: int, progress: Callable[[int, int], None]
+        self,
+        method: str,
+        path: str,
+        source: BinaryIO,
+        offset: int,
+        progress: Callable[[int, int], None],
+        length: int = 0,
     ) -> bytes:
-        """Send an open file from an offset on. Raises: SourceError when it cannot be read to its end."""
+        """Send an open file, or a piece of it. Raises: SourceError when it cannot be read to its end."""
         connection = self._connect(UPLOAD_STALL_S)
         total = max(0, os.fstat(source.fileno()).st_size - offset)
+        total = min(total, length) if length else total
         try:
             connection.putrequest(method, path)
             for name, value in {**self._headers(), "Content-Type": "application/octet-stream"}.items():

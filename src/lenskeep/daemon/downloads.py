@@ -1,38 +1,66 @@
-"""Bundle files on their way here: resumed where they broke off, checked while they are written, kept over a restart.
+"""Bundle files on their way here: put together from what is here, resumed where they broke off, kept over a restart.
 
 A file lies in `incoming/` under the digest that the repository lists, as `SHA256.part`, until the importer has taken
-it. What it already has is hashed again before it goes on: nothing is believed because it was there.
+it. What it already has is hashed again before it goes on: nothing is believed because it was there. A file is first
+gathered in pieces (gathering); when that leads to something else than what is listed, all of it is fetched once from
+where the repository is read, and that counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
-from lenskeep.daemon.sources import RepositorySource
-from lenskeep.errors import FleetAnswerError, LenskeepError, ListingMismatchError, StorageFullError
+from lenskeep.daemon.allowance import Allowance
+from lenskeep.daemon.gathering import Carrier, Gathering
+from lenskeep.daemon.parts import Part
+from lenskeep.daemon.sources import HttpSource, NoRangeError, RepositorySource
+from lenskeep.errors import (
+    BundleError,
+    LenskeepError,
+    ListingMismatchError,
+    MeteredBudgetError,
+    SourceTooSlowError,
+    StorageFullError,
+)
 from lenskeep.messages.trust import Listing
-from lenskeep.registry.blobs import Blobs, sync_folder, translated
+from lenskeep.registry.blobs import MEBIBYTE, Blobs
 from lenskeep.trust.names import target_file
 
-READ_BYTES = 1 << 20
-SYNC_BYTES = 16 << 20
-TRIES_WITHOUT_GAIN_MAX = 3
+log = logging.getLogger(__name__)
+
+BREAKS_MAX = 3  # without gain; a break with a small gain counts less, but it counts: nobody is asked for ever
+GAIN_BYTES_MIN, SMALL_GAIN = 64 << 10, 0.1
 PAUSE_S = 1.0
 
 Progress = Callable[[int, int], None]  # done, total in bytes
 
 
-class Downloads:
-    """Fetches what the repository lists."""
+class Near(Protocol):
+    """Who else may have bundle files."""
 
-    def __init__(self, folder: Path, blobs: Blobs) -> None:
+    def carriers(self, target: str) -> Sequence[Carrier]:
+        """Return who to ask for a file, the best first."""
+        ...
+
+
+class Downloads:
+    """Fetches what the repository lists. `neighbours` and `suspect` are given by who builds the house."""
+
+    def __init__(self, folder: Path, blobs: Blobs, allowance: Allowance, *, pause_s: float = PAUSE_S) -> None:
+        self.neighbours: Near | None = None
+        self.suspect: Callable[[list[str]], Awaitable[None]] | None = None  # stored files that were read wrong
+        self.moved: Counter[str] = Counter()  # bytes since the start, by where they came from
         self._folder = folder
         self._blobs = blobs
+        self._allowance = allowance
+        self._pause_s = pause_s
+        self._under_way: dict[str, asyncio.Lock] = {}
 
     async def fetch(self, listing: Listing, source: RepositorySource, progress: Progress) -> Path:
         """Return the file as it is listed; a break is resumed as long as something comes.
@@ -41,35 +69,65 @@ class Downloads:
         then what came stays for the next time.
         """
         part = self._folder / f"{listing.sha256}.part"
-        self._blobs.require_space(listing.length_bytes * 2)
-        left, had = TRIES_WITHOUT_GAIN_MAX, 0
-        while True:
+        async with self._under_way.setdefault(listing.sha256, asyncio.Lock()):
+            self._blobs.require_space(listing.length_bytes * 2 - await asyncio.to_thread(_size_in_thread, part))
+            before = Counter(self.moved)
             try:
-                await self._go_on(part, listing, source, progress)
-            except LenskeepError as error:
-                has = part.stat().st_size if part.exists() else 0
-                if isinstance(error, StorageFullError):
-                    part.unlink(missing_ok=True)
-                left = TRIES_WITHOUT_GAIN_MAX if has > had else left - 1
-                had = has
-                if not error.retryable or not left:
-                    raise
-                await asyncio.sleep(PAUSE_S)
-            else:
-                return part
+                await self._fetch(part, listing, source, progress)
+            finally:
+                await self._allowance.settle()
+                new = self.moved - before
+                shares = ", ".join(f"{count / MEBIBYTE:.2f} MiB from {name}" for name, count in new.most_common())
+                log.info("%s: %s", listing.path, shares or "nothing came")
+        return part
 
-    async def _go_on(self, part: Path, listing: Listing, source: RepositorySource, progress: Progress) -> None:
-        writer = await asyncio.to_thread(_Part, part, listing)
+    async def _fetch(self, path: Path, listing: Listing, source: RepositorySource, progress: Progress) -> None:
+        breaks, had, way = 0.0, 0, self._gather
+        while True:
+            async with _opened(path, listing) as part:
+                try:
+                    return await way(part, listing, source, progress)
+                except (NoRangeError, ListingMismatchError, BundleError, StorageFullError) as error:
+                    if not isinstance(error, NoRangeError):
+                        part.remove()
+                    if way == self._whole or isinstance(error, StorageFullError):
+                        raise
+                    log.info("%s is fetched whole: %s", listing.path, error)
+                    way = self._whole
+                    continue
+                except (SourceTooSlowError, MeteredBudgetError):
+                    raise
+                except LenskeepError as error:
+                    gain, had = part.size - had, max(had, part.size)
+                    breaks = 0.0 if gain >= GAIN_BYTES_MIN else breaks + (SMALL_GAIN if gain > 0 else 1.0)
+                    if not error.retryable or breaks >= BREAKS_MAX:
+                        raise
+            await asyncio.sleep(self._pause_s)
+
+    async def _gather(self, part: Part, listing: Listing, source: RepositorySource, progress: Progress) -> None:
+        def moved(name: str, count: int) -> None:
+            self.moved[name] += count
+            progress(part.size, listing.length_bytes)
+
+        target = target_file(listing.path, listing.sha256)
+        near = self.neighbours.carriers(target) if self.neighbours is not None else []
+        work = Gathering(listing, part, self._blobs, _Line(source, target, self._allowance), near, moved)
         try:
-            if writer.size < listing.length_bytes:
-                chunks = source.stream(target_file(listing.path, listing.sha256), writer.size)
-                async with aclosing(chunks):  # type: ignore[type-var]
-                    async for chunk in chunks:
-                        await asyncio.to_thread(writer.write, chunk)
-                        progress(writer.size, listing.length_bytes)
-            await asyncio.to_thread(writer.finish)
+            await work.run()
         finally:
-            await asyncio.to_thread(writer.close)
+            if work.suspects and self.suspect is not None:
+                await self.suspect(work.suspects)
+
+    async def _whole(self, part: Part, listing: Listing, source: RepositorySource, progress: Progress) -> None:
+        """Fetch all that is missing, as it comes."""
+        if part.missing:
+            line = _Line(source, target_file(listing.path, listing.sha256), self._allowance)
+            async with aclosing(line.piece(part.size, 0)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    await asyncio.to_thread(part.write, chunk)
+                    self.moved[source.name] += len(chunk)
+                    progress(part.size, listing.length_bytes)
+        await asyncio.to_thread(part.finish)
 
     def done_with(self, path: Path) -> None:
         """Remove a file that has been taken, or that is not wanted any more."""
@@ -83,63 +141,56 @@ class Downloads:
                 path.unlink(missing_ok=True)
 
 
-class _Part:
-    """A file that grows; made, it has read what is there. Every method blocks on the disk."""
+def _size_in_thread(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
-    def __init__(self, path: Path, listing: Listing) -> None:
-        self._path = path
-        self._listing = listing
-        self._hash = hashlib.sha256()
-        self.size = self._unsynced = 0
-        with translated(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-            while chunk := os.read(self._fd, READ_BYTES):
-                self._hash.update(chunk)
-                self.size += len(chunk)
-            if self.size > listing.length_bytes:
-                self._begin_anew()
 
-    def _begin_anew(self) -> None:
-        os.ftruncate(self._fd, 0)
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self._hash, self.size = hashlib.sha256(), 0
+@asynccontextmanager
+async def _opened(path: Path, listing: Listing) -> AsyncIterator[Part]:
+    part = await asyncio.to_thread(Part, path, listing)
+    try:
+        yield part
+    finally:
+        await asyncio.to_thread(part.close)
 
-    def write(self, chunk: bytes) -> None:
-        self.size += len(chunk)
-        if self.size > self._listing.length_bytes:
-            self._refuse(f"is longer than the {self._listing.length_bytes} bytes that are listed")
-        self._hash.update(chunk)
-        with translated(self._path):
-            view = memoryview(chunk)
-            while view:
-                view = view[os.write(self._fd, view) :]
-            self._unsynced += len(chunk)
-            if self._unsynced >= SYNC_BYTES:
-                os.fdatasync(self._fd)
-                self._unsynced = 0
 
-    def finish(self) -> None:
-        """Prove the whole. Raises: ListingMismatchError; the file is gone then, unless it is merely short."""
-        if self.size < self._listing.length_bytes:
-            raise FleetAnswerError(
-                f"{self._listing.path} broke off after {self.size} of {self._listing.length_bytes} bytes."
-            )
-        if self._hash.hexdigest() != self._listing.sha256:
-            self._refuse("is not the file that is listed")
-        with translated(self._path):
-            os.fsync(self._fd)
-        sync_folder(self._path.parent)
+class _Line:
+    """One file at the source that the repository is read from. What comes over a network counts."""
 
-    def _refuse(self, how: str) -> None:
-        self._path.unlink(missing_ok=True)
-        raise ListingMismatchError(f"{self._listing.path} {how}. Nothing was changed.")
+    def __init__(self, source: RepositorySource, target: str, allowance: Allowance) -> None:
+        self.name = source.name
+        self._source = source
+        self._target = target
+        self._allowance = allowance if isinstance(source, HttpSource) else None
 
-    def close(self) -> None:
-        os.close(self._fd)
+    async def piece(self, offset: int, length: int) -> AsyncIterator[bytes]:
+        """Yield so many bytes of the file, or all that follows; no more than the budget of the day has left."""
+        left = None
+        if self._allowance is not None:
+            self._allowance.require(self._target.rpartition("/")[2].partition(".")[2])
+            left = self._allowance.left()
+        wanted = length if left is None or not length else min(length, left)
+        async with aclosing(self._source.stream(self._target, offset, wanted)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                if self._allowance is not None:
+                    await self._allowance.use(len(chunk))
+                yield chunk
+                if self._allowance is not None:
+                    await self._allowance.pace(len(chunk))
+                    if not length:
+                        self._allowance.require(self._target)
+        if wanted < length and self._allowance is not None:
+            self._allowance.require(self._target)
+
+    def lied(self) -> None:
+        """Nobody stands behind it: all of the file is fetched from it once more."""
 
 
 async def pieces(path: Path) -> AsyncIterator[bytes]:
     """Yield a file as the importer takes it."""
     with await asyncio.to_thread(path.open, "rb") as file:
-        while chunk := await asyncio.to_thread(file.read, READ_BYTES):
+        while chunk := await asyncio.to_thread(file.read, MEBIBYTE):
             yield chunk

@@ -1,17 +1,21 @@
 """Where this device reads a repository from: a server, or somebody who carries the files to it.
 
 Rules. A source only carries bytes; nothing that it says is believed. No redirect is followed, no more is read than was
-asked for, and a source that drips is left: an attacker who cannot forge must not be able to delay either.
+asked for, and a source that drips is left: an attacker who cannot forge must not be able to delay either. What is
+counted is how long we waited for it over everything that it was asked, so that many small questions give no more time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import aiohttp
 from msgspec import Struct
@@ -28,9 +32,26 @@ from lenskeep.errors import (
 
 PROBLEM_JSON = "application/problem+json"
 CHUNK_BYTES = 1 << 18
-CONNECT_S, SILENCE_S = 10.0, 20.0
-GRACE_S, BYTES_A_SECOND_MIN = 20.0, 2048  # slower than that over its whole length is no transfer
+RECEIVE_BYTES = 1 << 18  # the kernel doubles it
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15}|\*)")
 COURIER_S = 60.0  # somebody who carries files is waited for this long
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long a server may let us wait; under `bytes_s_min` over all its answers, after `grace_s`, is too slow."""
+
+    connect_s: float = 10.0
+    silence_s: float = 20.0
+    grace_s: float = 20.0
+    bytes_s_min: float = 2048.0
+
+
+class NoRangeError(Exception):
+    """A server does not give a piece of a file. For callers in this room; no person meets it."""
+
+    def __str__(self) -> str:
+        return "its server gives no pieces of files"
 
 
 class RepositorySource(Protocol):
@@ -42,16 +63,36 @@ class RepositorySource(Protocol):
         """Return a small file, or None when it is not there. Raises: TrustError, PeerError."""
         ...
 
-    def stream(self, name: str, offset: int) -> AsyncIterator[bytes]:
-        """Yield a large file from an offset on. Raises: TrustError, PeerError."""
+    def stream(self, name: str, offset: int, length: int = 0) -> AsyncIterator[bytes]:
+        """Yield a large file from an offset on, or `length` bytes of it at most.
+
+        Raises: TrustError, PeerError; NoRangeError when a piece was asked for and only the whole can be had.
+        """
         ...
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Open a session to fetch through. What a socket holds for a reader that dies is lost: so it may hold little."""
+
+    def socket_of(address: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, *_ = address
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        return made
+
+    connector = aiohttp.TCPConnector(socket_factory=socket_of)
+    return aiohttp.ClientSession(connector=connector, auto_decompress=False, trust_env=True)
 
 
 class HttpSource:
     """A repository on a server. Args: `base` = its address; `tls` = how the server is known and we to it."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, base: str, tls: ssl.SSLContext | None = None, pace: Pace | None = None
+    ) -> None:
         self.name = base
+        self._pace = pace or Pace()
+        self._waited_s, self._got = 0.0, 0
         self._session = session
         self._base = base.rstrip("/")
         self._tls = tls
@@ -66,25 +107,35 @@ class HttpSource:
             self._require(answer, name, 200)
             if (answer.content_length or 0) > bytes_max:
                 raise MetadataTooLargeError(f"{name} has {answer.content_length} bytes; {bytes_max} are accepted.")
-            async for chunk in _paced(answer, name):
+            async for chunk in self._paced(answer, name):
                 data += chunk
                 if len(data) > bytes_max:
                     raise MetadataTooLargeError(f"{name} has more than the {bytes_max} bytes that it may have.")
         return bytes(data)
 
-    async def stream(self, name: str, offset: int) -> AsyncIterator[bytes]:
-        """Yield a large file from an offset on; a server that cannot begin there begins anew and is read past."""
-        async with self._answer(name, {"Range": f"bytes={offset}-"} if offset else {}) as answer:
+    async def stream(self, name: str, offset: int, length: int = 0) -> AsyncIterator[bytes]:
+        """Yield a large file, or a piece of it; where only the whole can be had, what lies before is read past."""
+        last = str(offset + length - 1) if length else ""
+        async with self._answer(name, {"Range": f"bytes={offset}-{last}"} if offset or length else {}) as answer:
             await self._hear_refusal(answer)
             if answer.status in (403, 404):
                 raise FleetAnswerError(f"{name} is not at {self.name}.")
-            self._require(answer, name, 206 if offset and answer.status == 206 else 200)
-            skip = offset if answer.status == 200 else 0
-            async for chunk in _paced(answer, name):
+            if length and answer.status == 200:
+                raise NoRangeError
+            self._require(answer, name, 206 if (offset or length) and answer.status == 206 else 200)
+            if answer.status == 206:
+                self._require_range(answer, name, offset, length)
+            skip, left = offset if answer.status == 200 else 0, length
+            async for chunk in self._paced(answer, name):
                 rest = chunk[skip:]
                 skip -= min(skip, len(chunk))
+                if length:
+                    rest = rest[:left]
+                    left -= len(rest)
                 if rest:
                     yield rest
+                if length and not left:
+                    return
 
     async def _hear_refusal(self, answer: aiohttp.ClientResponse) -> None:
         """A fleet that does not let this device in says so; that is no missing file. Raises: what it says."""
@@ -98,29 +149,44 @@ class HttpSource:
         if answer.status != status:
             raise FleetAnswerError(f"{self.name} answers {answer.status} for {name}.")
 
+    def _require_range(self, answer: aiohttp.ClientResponse, name: str, offset: int, length: int) -> None:
+        """Take no other piece for the one that was asked for."""
+        said = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+        if said is None or int(said[1]) != offset or (length and int(said[2]) >= offset + length):
+            if length:
+                raise NoRangeError
+            raise FleetAnswerError(f"{self.name} sends another piece of {name} than it was asked for.")
+
     @asynccontextmanager
     async def _answer(self, name: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=self._pace.connect_s, sock_read=self._pace.silence_s)
+        began = time.monotonic()
         try:
-            async with self._session.get(
-                f"{self._base}/{name}", headers=headers | {"Accept-Encoding": "identity"}, allow_redirects=False,
-                timeout=limits, ssl=self._tls if self._tls is not None else True,
-            ) as answer:  # fmt: skip
+            async with asyncio.timeout(self._pace.connect_s + self._pace.silence_s):
+                answer = await self._session.get(
+                    f"{self._base}/{name}", headers=headers | {"Accept-Encoding": "identity"}, allow_redirects=False,
+                    timeout=limits, ssl=self._tls if self._tls is not None else True,
+                )  # fmt: skip
+            self._waited_s += time.monotonic() - began
+            async with answer:
                 yield answer
         except TimeoutError as error:
             raise SourceTooSlowError(f"{self.name} did not answer in time for {name}.") from error
         except aiohttp.ClientError as error:
             raise FleetUnreachableError(f"{self.name} cannot be read: {error}.") from error
 
-
-async def _paced(answer: aiohttp.ClientResponse, name: str) -> AsyncIterator[bytes]:
-    """Yield what comes, and leave a source that only drips."""
-    began, got = time.monotonic(), 0
-    async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-        got += len(chunk)
-        if time.monotonic() - began > GRACE_S + got / BYTES_A_SECOND_MIN:
-            raise SourceTooSlowError(f"{name} came with less than {BYTES_A_SECOND_MIN} bytes a second.")
-        yield chunk
+    async def _paced(self, answer: aiohttp.ClientResponse, name: str) -> AsyncIterator[bytes]:
+        """Yield what comes, and leave a source that only drips."""
+        while True:
+            began = time.monotonic()
+            chunk = await answer.content.read(CHUNK_BYTES)
+            self._waited_s += time.monotonic() - began
+            self._got += len(chunk)
+            if self._waited_s > self._pace.grace_s + self._got / self._pace.bytes_s_min:
+                raise SourceTooSlowError(f"{name} came with less than {self._pace.bytes_s_min:.0f} bytes a second.")
+            if not chunk:
+                return
+            yield chunk
 
 
 class _Hand:
@@ -149,12 +215,13 @@ class _Hand:
 
 
 class Wanted(Struct, frozen=True):
-    """A file that a courier is asked for; `bytes_max` 0 = as long as it is."""
+    """A file that a courier is asked for; `bytes_max` 0 = as long as it is; `length` 0 = to its end."""
 
     number: int
     name: str
     offset: int
     bytes_max: int
+    length: int = 0
 
 
 class Courier:
@@ -185,13 +252,17 @@ class Courier:
                     raise MetadataTooLargeError(f"{name} has more than the {bytes_max} bytes that it may have.")
         return bytes(data) if found else None
 
-    async def stream(self, name: str, offset: int) -> AsyncIterator[bytes]:
-        """Yield a large file from an offset on."""
-        found = False
-        async with aclosing(self._ask(name, offset, 0)) as chunks:
+    async def stream(self, name: str, offset: int, length: int = 0) -> AsyncIterator[bytes]:
+        """Yield a large file, or a piece of it."""
+        found, left = False, length
+        async with aclosing(self._ask(name, offset, 0, length)) as chunks:
             async for chunk in chunks:
                 found = True
-                yield chunk
+                piece = chunk[:left] if length else chunk
+                if chunk and not piece:
+                    break  # more than was asked for
+                left -= len(piece)
+                yield piece
         if not found:
             raise SourceError(f"{name} is not there.")
 
@@ -202,11 +273,11 @@ class Courier:
             self._want = None
             self._changed.notify_all()
 
-    async def _ask(self, name: str, offset: int, bytes_max: int) -> AsyncGenerator[bytes]:
+    async def _ask(self, name: str, offset: int, bytes_max: int, length: int = 0) -> AsyncGenerator[bytes]:
         hand = self._hand = _Hand()
         async with self._changed:
             self._number += 1
-            self._want = Wanted(self._number, name, offset, bytes_max)
+            self._want = Wanted(self._number, name, offset, bytes_max, length)
             self._changed.notify_all()
         try:
             while (piece := await self._next(hand, name)) is not None:

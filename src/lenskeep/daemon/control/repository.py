@@ -41,7 +41,10 @@ async def wanted(ask: Ask) -> WantedFile:
     want = await courier.wanted(ask.query.wait)
     if want is None:
         return WantedFile(number=0, name="", offset=0, bytes_max=0, done=courier.closed)
-    return WantedFile(number=want.number, name=want.name, offset=want.offset, bytes_max=want.bytes_max, done=False)
+    return WantedFile(
+        number=want.number, name=want.name, offset=want.offset, bytes_max=want.bytes_max, done=False,
+        length=want.length,
+    )  # fmt: skip
 
 
 async def bring(ask: Ask) -> None:
