@@ -9,9 +9,11 @@ that what was committed survives a power cut.
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -153,6 +155,39 @@ def schema_steps(schema: str) -> dict[int, tuple[str, list[str]]]:
     """Return the numbered steps of a schema: the name and the statements of each."""
     texts = {name: (resources.files(schema) / name).read_text(encoding="utf-8") for name in _step_names(schema)}
     return {int(name[:4]): (name, list(_statements(text))) for name, text in sorted(texts.items())}
+
+
+@contextmanager
+def raw(path: Path, *, read_only: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open a file as it is, for work beside the service; blocks. Raises: RegistryCorruptError, StorageError."""
+    with _translated(path):
+        place = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+        with closing(sqlite3.connect(place, uri=True)) as connection:
+            yield connection
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of a schema, with its columns in their order."""
+
+    name: str
+    columns: tuple[str, ...]
+    numbered: str  # the column whose numbers the engine gives; empty = none
+
+
+def schema_tables(schema: str) -> list[Table]:
+    """Return the tables that the steps of a schema make; those that others refer to come before them."""
+    with closing(sqlite3.connect(":memory:")) as scratch:
+        for _, statements in schema_steps(schema).values():
+            for statement in statements:
+                scratch.execute(statement)
+        made = scratch.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' ORDER BY rowid").fetchall()
+        found = []
+        for name, sql in made:
+            columns = [row[1] for row in scratch.execute(f"PRAGMA table_info({name})")]
+            numbered = re.search(r"(\w+) INTEGER PRIMARY KEY", sql)
+            found.append(Table(name, tuple(columns), numbered[1] if numbered else ""))
+        return found
 
 
 def _step_names(schema: str) -> Iterator[str]:

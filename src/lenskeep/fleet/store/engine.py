@@ -54,12 +54,18 @@ class Transaction(Protocol):
     async def all(self, sql: str, *values: Any) -> Sequence[Row]:
         """Return every row."""
 
+    def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Give the rows of a whole table, many at a time; within `write` or `snapshot`."""
+
 
 class WriteTransaction(Transaction, Protocol):
     """What may be done in the door."""
 
     async def tell(self, channel: Channel, subject: str = "") -> None:
         """Let every replica hear that something changed, once this is committed; the subject is a device, or all."""
+
+    async def count_on(self, table: str, column: str) -> None:
+        """Let the numbers that the engine gives go on above those that were brought."""
 
 
 class Engine(Protocol):
@@ -74,7 +80,7 @@ class Engine(Protocol):
     def read(self) -> AbstractAsyncContextManager[Transaction]:
         """Look at what is committed; never waits for the door."""
 
-    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+    def snapshot(self) -> AbstractAsyncContextManager[Transaction]:
         """Look at everything as it was at one moment."""
 
     def listen(self, channel: Channel, told: Told) -> None:
@@ -82,13 +88,6 @@ class Engine(Protocol):
 
     async def lead(self, name: str, seconds: float) -> bool:
         """Take or keep the lead in something for some time; False while another replica has it."""
-
-
-class Snapshot(Protocol):
-    """Whole tables at one moment."""
-
-    def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """Give the rows of a table, many at a time."""
 
 
 class News:

@@ -104,26 +104,27 @@ class PostgresTransaction:
         if (channel, subject) not in self.told:
             self.told.append((channel, subject))
 
+    async def count_on(self, table: str, column: str) -> None:
+        """Let the numbers that are given go on above those that were brought."""
+        with translated(self._where):
+            await self.connection.execute(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'),"  # noqa: S608 - our own schema
+                f" (SELECT coalesce(max({column}), 0) + 1 FROM {table}), false)"
+            )
+
+    async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """Give the rows of a whole table, many at a time."""
+        with translated(self._where):
+            cursor = await self.connection.cursor(f"SELECT {', '.join(columns)} FROM {table}")  # noqa: S608
+            while found := await cursor.fetch(ROWS_AT_ONCE):
+                yield [tuple(row) for row in found]
+
     async def write_news(self, *, listens: bool) -> None:
         """Write down what was told, and wake those who listen at the commit; to be called last."""
         if self.told:
             await self.connection.executemany(_TELL, self.told)
             if listens:
                 await self.connection.execute(f"NOTIFY {_NEWS}")
-
-
-class PostgresSnapshot:
-    """Whole tables at one moment."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-
-    async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """Give the rows of a table, many at a time."""
-        sql = f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608 - names from our own schema
-        cursor = await self._connection.cursor(sql)
-        while found := await cursor.fetch(ROWS_AT_ONCE):
-            yield [tuple(row) for row in found]
 
 
 class PostgresEngine:
@@ -172,12 +173,11 @@ class PostgresEngine:
             await self._give_back(connection)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[PostgresSnapshot]:
+    async def snapshot(self) -> AsyncIterator[PostgresTransaction]:
         """Look at everything as it was at one moment."""
         connection = await self._begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
-            with translated(self.where):
-                yield PostgresSnapshot(connection)
+            yield PostgresTransaction(connection, self.where)
         finally:
             await self._undo(connection)
             await self._give_back(connection)

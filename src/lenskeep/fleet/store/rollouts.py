@@ -17,7 +17,7 @@ from lenskeep.errors import ConflictError, UnknownNameError
 from lenskeep.fleet.rollouts.facts import Member, Rollout, hear
 from lenskeep.fleet.rollouts.lifecycle import MemberState, RolloutState
 from lenskeep.fleet.rollouts.selecting import Candidate
-from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
+from lenskeep.fleet.store.engine import Engine, Row, Transaction, WriteTransaction, steps
 from lenskeep.messages.fleet import DeviceReport
 from lenskeep.messages.rollouts import DeploymentView, GateView, Plan
 from lenskeep.messages.sync import SlotNow
@@ -45,7 +45,7 @@ class Desired(Struct, frozen=True, kw_only=True):
     generation: int
 
 
-async def note_progress(tx: Transaction, device: str, told: SlotNow, *, now_ms: int) -> bool:
+async def note_progress(tx: WriteTransaction, device: str, told: SlotNow, *, now_ms: int) -> bool:
     """Take what a device says of a slot; to be called in the transaction that takes the call, when it says news.
 
     Returns: whether it changed something; then the conductor is woken after the commit.
@@ -64,6 +64,7 @@ async def note_progress(tx: Transaction, device: str, told: SlotNow, *, now_ms: 
     if after == before:
         return False
     await _save_members(tx, [after], {device: before})
+    await tx.tell("rollouts", str(before.rollout))
     return True
 
 
@@ -179,6 +180,7 @@ class RolloutStore:
                 "INSERT INTO deed (at_ms, actor, action, subject, reason) VALUES (?, ?, ?, ?, ?)",
                 now_ms, by, "start rollout", f"{number} {rollout.plan.bundle}", rollout.plan.reason,
             )  # fmt: skip
+            await tx.tell("rollouts", str(number))
         return number
 
     async def note_deed(self, by: str, action: str, subject: str, reason: str, *, now_ms: int) -> None:
@@ -188,6 +190,7 @@ class RolloutStore:
                 "INSERT INTO deed (at_ms, actor, action, subject, reason) VALUES (?, ?, ?, ?, ?)",
                 now_ms, by, action, subject, reason,
             )  # fmt: skip
+            await tx.tell("rollouts")
 
     async def get(self, number: int) -> tuple[Rollout, list[Member]]:
         """Return a rollout and its devices. Raises: UnknownNameError."""

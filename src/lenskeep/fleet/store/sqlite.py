@@ -25,17 +25,13 @@ class SqliteTransaction(database.Transaction):
         """Tell this process once it is committed."""
         self.told.append((channel, subject))
 
-
-class SqliteSnapshot:
-    """Whole tables at one moment."""
-
-    def __init__(self, opened: database.Transaction) -> None:
-        self._opened = opened
+    async def count_on(self, table: str, column: str) -> None:
+        """Nothing is to be done: SQLite counts on from the highest number that it has."""
 
     async def rows(self, table: str, columns: Sequence[str]) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """Give the rows of a table, many at a time."""
+        """Give the rows of a whole table, many at a time."""
         sql = f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608 - names from our own schema
-        async with self._opened.connection.execute(sql) as cursor:
+        async with self.connection.execute(sql) as cursor:
             while found := list(await cursor.fetchmany(ROWS_AT_ONCE)):
                 yield [tuple(row) for row in found]
 
@@ -62,18 +58,18 @@ class SqliteEngine:
             self._news.deliver(channel, subject)
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[database.Transaction]:
+    async def read(self) -> AsyncIterator[SqliteTransaction]:
         """Look at what is committed."""
         async with self._database.read() as tx:
-            yield tx
+            yield SqliteTransaction(tx)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[SqliteSnapshot]:
+    async def snapshot(self) -> AsyncIterator[SqliteTransaction]:
         """Look at everything as it was at one moment; for a process that does nothing else with the file."""
         async with self._database.read() as tx:
             await tx.connection.execute("BEGIN")
             try:
-                yield SqliteSnapshot(tx)
+                yield SqliteTransaction(tx)
             finally:
                 await tx.connection.execute("ROLLBACK")
 

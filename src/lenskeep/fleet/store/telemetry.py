@@ -29,7 +29,7 @@ from lenskeep.messages.telemetry import (
     VitalsView,
     WindowView,
 )
-from lenskeep.sketch import Sketch
+from lenskeep.sketch import Sketch, SketchSum
 
 HOUR_S, DAY_S = 3600, 86_400
 HOURS_KEPT, DAYS_KEPT = 7 * 24, 400
@@ -62,6 +62,12 @@ class Sum:
     misses: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
     sketch: Sketch = field(default_factory=Sketch)
+    packed: SketchSum = field(default_factory=SketchSum)
+
+    def settle(self) -> None:
+        """Add what was gathered in packed form to the sketch."""
+        self.sketch.merge(self.packed.total())
+        self.packed = SketchSum()
 
     def add(self, other: Sum) -> None:
         """Add another sum."""
@@ -124,7 +130,7 @@ def _add_window(merged: Merged, each: Waiting, window: Window, hardware: str) ->
             continue
         into = _sum(merged, (HOUR_S, begin_s, window.bundle, window.digest, window.provider, hardware, stage))
         try:
-            into.sketch.merge_bytes(data)
+            into.packed.add(data)
         except ValueError:  # one spoiled sketch is not counted; the window's other parts are
             counts.outcomes["unreadable sketch"] = counts.outcomes.get("unreadable sketch", 0) + 1
         else:
@@ -338,6 +344,7 @@ async def _add_sums(tx: Transaction, sums: dict[Key, Sum]) -> None:
             " AND hardware = ? AND stage = ?",
             bundle, span_s, begin_s, *groups, stage,
         )  # fmt: skip
+        total.settle()
         if row is not None:
             total.add(_read_sum(row))
         changed.append(
