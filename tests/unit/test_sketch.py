@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lenskeep.sketch import Sketch
+from lenskeep.sketch import Sketch, SketchSum
 
 durations = st.lists(st.floats(min_value=1.0, max_value=1e9), min_size=1, max_size=300)
 
@@ -64,3 +65,34 @@ def test_an_empty_sketch_answers_zero() -> None:
 def test_over_counts_what_is_above_a_limit() -> None:
     sketch = sketch_of([1000.0] * 90 + [50_000.0] * 10)
     assert sketch.over(10_000) == 10
+
+
+def test_many_sketches_added_at_once_are_the_same_as_one_after_the_other() -> None:
+    seed = random.randrange(1 << 31)
+    print(f"seed {seed}")
+    rng, slow, fast = random.Random(seed), Sketch(), SketchSum()
+    for _ in range(700):  # more than lanes hold
+        one = Sketch()
+        middle, width = rng.uniform(0.0, 20.9), rng.choice([0.0, 0.01, 0.3, 2.0])
+        for _ in range(rng.choice([1, 5, 300])):
+            one.add(min(1.1e9, max(0.1, math.exp(rng.gauss(middle, width)))))
+        slow.merge(one)
+        fast.add(one.to_bytes())
+    assert dict(fast.total().counts) == dict(slow.counts)
+
+
+def test_bytes_that_are_no_sketch_are_refused_the_same_way_when_many_are_added() -> None:
+    seed = random.randrange(1 << 31)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    for _ in range(3000):
+        data = bytes(rng.choice([0, 0, 1, 5, 127, 128, 255, rng.randrange(256)]) for _ in range(rng.randrange(12)))
+        slow, fast, refused = Sketch(), SketchSum(), [False, False]
+        for number, add in enumerate((slow.merge_bytes, fast.add)):
+            try:
+                add(data)
+            except ValueError:
+                refused[number] = True
+        if not refused[1]:
+            assert not refused[0], data.hex()
+            assert dict(fast.total().counts) == dict(slow.counts), data.hex()

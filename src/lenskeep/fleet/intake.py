@@ -18,7 +18,7 @@ from lenskeep.fleet.store.intake import Delivery, IntakeStore
 log = logging.getLogger("lenskeep.fleet")
 
 LINGER_S = 0.02
-ENOUGH = 32  # calls for which nothing is waited
+ENOUGH = 64  # calls for which nothing is waited
 TOGETHER_MAX = 500  # calls in one transaction
 WAITING_MAX = 5000  # calls beyond these are sent away
 

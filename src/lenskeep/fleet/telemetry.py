@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import get_args
 
 import msgspec
@@ -24,6 +25,7 @@ log = logging.getLogger("lenskeep.fleet")
 
 EVERY_S = 1.0
 TOGETHER = 400  # calls merged in one transaction
+AT_A_TIME = 8
 THIN_EVERY_S = 3600.0
 HAPPENINGS_MAX = 1000
 KINDS = ("sync", "report", "record", "pause", "resume")
@@ -61,7 +63,10 @@ class Telemetry:
         waiting = await self._store.waiting(TOGETHER)
         if not waiting:
             return False
-        merged = await asyncio.to_thread(_merge_in_thread, waiting, self._hardware)
+        merged = Merged()
+        for start in range(0, len(waiting), AT_A_TIME):  # in turns: a thread would hold up the loop for longer
+            _merge_some(waiting[start : start + AT_A_TIME], self._hardware, merged)
+            await asyncio.sleep(0)
         try:
             await self._store.add(merged)
         except TakenElsewhereError:
@@ -70,21 +75,13 @@ class Telemetry:
         return len(waiting) == TOGETHER
 
 
-def _merge_in_thread(waiting: list[Waiting], hardware: dict[str, str]) -> Merged:
-    try:
-        return merge(waiting, hardware)
-    except (ValueError, msgspec.MsgspecError):  # written by another version: what cannot be read is passed over
-        log.exception("Records that wait cannot be read as a whole")
-    kept = Merged()
+def _merge_some(waiting: Sequence[Waiting], hardware: dict[str, str], merged: Merged) -> None:
+    """Add calls up; one that cannot be read, because another version wrote it, is passed over and said."""
     for each in waiting:
         try:
-            merge([each], dict(hardware))
-        except (ValueError, msgspec.MsgspecError):
-            log.error("The records of %s from call %d are passed over", each.device, each.id)
-            kept.ids.append(each.id)
-            continue
-        merge([each], hardware, kept)
-    return kept
+            merge([each], hardware, merged)
+        except (ValueError, msgspec.MsgspecError) as error:
+            log.error("The records of %s in call %d are passed over: %s", each.device, each.id, error)
 
 
 class TelemetryRoom:

@@ -92,7 +92,7 @@ class Merged:
 
 
 def merge(waiting: Sequence[Waiting], hardware: dict[str, str], into: Merged | None = None) -> Merged:
-    """Add up waiting records. Runs in a thread.
+    """Add up waiting records.
 
     Args:
         hardware: class of each device's machine, as far as known; vitals among the records are put into it.
