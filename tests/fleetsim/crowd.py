@@ -42,6 +42,10 @@ class Process:
         self.child.wait(WAIT_S)
         self._folder.cleanup()
 
+    def storm(self) -> None:
+        """Let all its devices lose their connections and come back at once."""
+        self.child.send_signal(signal.SIGUSR1)
+
     def stop(self) -> None:
         """Ask it to end."""
         self.child.send_signal(signal.SIGTERM)
@@ -74,6 +78,13 @@ async def live(plan: Plan) -> Told:
     crowd = Crowd(plan, samples(plan.seed), samples(plan.seed, slower=SLOWER))
     dice = random.Random(f"{plan.seed} {time.time_ns()}" if plan.journals else f"{plan.seed}")
     devices = [SimDevice(name, crowd, random.Random(dice.random())) for name in plan.names]
+
+    def storm() -> None:
+        crowd.note("", "storm", str(len(devices)))
+        for one in devices:
+            one.cut_off()
+
+    loop.add_signal_handler(signal.SIGUSR1, storm)
     gc.collect()
     gc.freeze()
     tasks = [asyncio.create_task(one.run(stopping.is_set)) for one in devices]

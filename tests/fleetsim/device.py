@@ -93,6 +93,7 @@ class SimDevice:
         self._late: bytes = b""
         self._next_window_s = self._now_s() + self._plan.window_s * dice.random()
         self._silent = False
+        self._rushing = self._cut = False
         if not self.journal.next_number:
             self._produce(self._plan.backlog)
 
@@ -206,11 +207,17 @@ class SimDevice:
                 self._failures = 0
             except WireError as error:
                 self._crowd.counts[f"cut: {str(error).split(' ')[0]}"] += 1
-                pause_s = self._back_off()
+                pause_s = 0.0 if self._rushing else self._back_off()
+                self._rushing = False
             if self._silent:
                 return
             limit_s = pause_s if self._plan.drain else min(pause_s, self._due_in_s() + 0.01)
             await asyncio.sleep(limit_s if self._failures == 0 else pause_s)
+        self._wire.drop()
+
+    def cut_off(self) -> None:
+        """Lose the connection and come back at once, without the pause that would spread a crowd."""
+        self._rushing = self._cut = True
         self._wire.drop()
 
     def _back_off(self, at_least_s: float = 0.0) -> float:
@@ -273,6 +280,9 @@ class SimDevice:
         if reply.status != 200:
             self._reported = self._known = ""
             return self._back_off(min(reply.retry_after_s or 0.0, 120.0))
+        if self._cut:
+            self._cut = False
+            self._crowd.note(self.name, "back", "")
         answer = _answers.decode(reply.body)
         if answer.taken < self.journal.taken:
             counts["went back"] += 1

@@ -119,6 +119,8 @@ class Wire:
                 body = await _body(reader, status, headers)
         except (OSError, EOFError, TimeoutError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
             raise WireError(f"read: {type(error).__name__} {error}") from error
+        if self._streams is None:
+            raise WireError("read: the connection was dropped meanwhile")
         if not self._last:
             self._keep_session()
         if headers.get("connection", "").lower() == "close":
