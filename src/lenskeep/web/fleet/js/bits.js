@@ -5,8 +5,8 @@ import { known, moment, plain, span, t } from "./text.js";
 
 const BAD = { behind: "warn", refused: "stop", silent: "stop" };
 
-export function health(word) {
-  return h("span", { class: "state", "data-bad": BAD[word] }, icon(word), known("health", word));
+export function health(word, some = true) {
+  return h("span", { class: "state", "data-bad": some ? BAD[word] : null }, icon(word), known("health", word));
 }
 
 export function ago(seconds) {

@@ -9,7 +9,7 @@ import * as onedevice from "./onedevice.js";
 import * as overview from "./overview.js";
 import * as rollouts from "./rollouts.js";
 import * as session from "./session.js";
-import { begin as learn, choose, currentLanguage, plain, t } from "./text.js";
+import { begin as learn, choose, currentLanguage, moment, plain, t } from "./text.js";
 import * as versions from "./versions.js";
 
 const EVERY_MS = 3000;
@@ -83,7 +83,7 @@ function paintHead() {
   show(byId("link"), failedSince > 0);
   say(byId("link-text"), failedSince ? t("link.lost") : "");
   document.title = `${t(`verdict.${word}`)} · ${t("title")} · Lenskeep`;
-  say(byId("footer"), head ? t("footer", { at: new Date(head.at).toLocaleTimeString(currentLanguage()) }) : "");
+  say(byId("footer"), head ? t("footer", { at: moment(head.at, true) }) : "");
 }
 
 function again() {

@@ -32,9 +32,9 @@ export function nodes({ head, apart, list }) {
 function tile(name, count) {
   return h(
     "a",
-    { class: "card tile", id: `tile-${name}`, href: "#devices", "data-some": count && SEVERITY[name], click: () => chosen(name) },
+    { class: "card tile", id: `tile-${name}`, href: "#devices", "data-some": count ? SEVERITY[name] : null, click: () => chosen(name) },
     h("b", {}, number(count)),
-    health(name),
+    health(name, count > 0),
   );
 }
 
