@@ -6,6 +6,7 @@ This is the only place of the fleet that constructs. Constructors start nothing;
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -54,6 +55,7 @@ SOCKET_MODE = 0o660
 STOP_S = 2.0
 LINGER_S = 1.0  # for the rest of a body that is refused
 RENEWAL_LOOK_S = 3600.0
+LEAD_S = 30.0  # after so long another replica conducts in the place of one that is gone
 
 
 async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: Callable[[str], None]) -> None:
@@ -82,8 +84,8 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         survey = Survey(SurveyStore(database), rollouts, telemetry, store, clock, silent_after_s=silent_s)
         views = Views(survey, Exposition(survey, rollouts, places.repository, clock, sync.counts), clock)
         director = Director(places.repository, config.online.keys, os.environ)
-        conductor = Conductor(rollouts, store, telemetry, director, clock, news=presence.look)
-        intake.on_progress = conductor.wake
+        leads = functools.partial(database.lead, "conductor", LEAD_S)
+        conductor = Conductor(rollouts, store, telemetry, director, clock, news=presence.look, leads=leads)
         rollout_door = RolloutDoor(rollouts, conductor, director, clock, request_s_max=seconds)
 
         context = authority.server_context()
@@ -103,7 +105,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         held = HeldConnections(_factory(door), context, config.sync.connections_per_second)
         port = _hold(held, config.devices.address, config.devices.port)
         stack.push_async_callback(held.close)
-        _hear(database, admission, presence)
+        _hear(database, admission, presence, conductor)
 
         begun(_words(authority, places, port, made))
         stop = asyncio.Event()
@@ -131,8 +133,8 @@ async def _until(stop: asyncio.Event, loops: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(stopped, *loops, return_exceptions=True)
 
 
-def _hear(database: Engine, admission: Admission, presence: Presence) -> None:
-    """Hear what was decided by whichever replica: who is let in no longer, what devices were asked."""
+def _hear(database: Engine, admission: Admission, presence: Presence, conductor: Conductor) -> None:
+    """Hear what was decided by whichever replica: who is let in no longer, what devices were asked, what they did."""
 
     def revoked(device: str) -> None:
         if device:
@@ -144,6 +146,7 @@ def _hear(database: Engine, admission: Admission, presence: Presence) -> None:
 
     database.listen("revocations", revoked)
     database.listen("commands", presence.asked)
+    database.listen("rollouts", lambda _subject: conductor.wake())
 
 
 def _factory(door: web.AppRunner) -> web.Server:
