@@ -62,7 +62,13 @@ class FleetServer:
     """One fleet server in a folder. What it starts, it ends."""
 
     def __init__(
-        self, folder: Path, *, request_s_max: float = 20.0, idle_s_max: float = 75.0, tries: int = 1000
+        self,
+        folder: Path,
+        *,
+        request_s_max: float = 20.0,
+        idle_s_max: float = 75.0,
+        tries: int = 1000,
+        more: str = "",
     ) -> None:
         self.folder = folder
         self.port, self.plain_port, self.operator_port = free_port(), free_port(), free_port()
@@ -73,6 +79,7 @@ class FleetServer:
                 folder=folder, port=self.port, plain_port=self.plain_port, operator_port=self.operator_port,
                 request_s_max=request_s_max, idle_s_max=idle_s_max, tries=tries,
             )
+            + more
         )  # fmt: skip
         self.socket = folder / "run" / "fleet.sock"
         self.client = FleetClient(Address(path=self.socket))

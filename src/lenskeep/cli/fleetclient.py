@@ -37,6 +37,16 @@ from lenskeep.messages.fleetviews import (
     OverviewView,
     VersionLine,
 )
+from lenskeep.messages.rollouts import (
+    DeploymentView,
+    GroupAsk,
+    GroupView,
+    RolloutAsk,
+    RolloutDeed,
+    RolloutDetail,
+    RolloutRow,
+    TagAsk,
+)
 from lenskeep.messages.sync import Command
 from lenskeep.messages.telemetry import CommandView
 
@@ -152,3 +162,47 @@ class FleetClient:
     def asked_of(self, name: str) -> list[CommandView]:
         """Return what a device was asked, newest first."""
         return self._wire.get(f"/v1/devices/{quote(name)}/commands", list[CommandView])
+
+    # --- rollouts, groups and tags --------------------------------------------------------------------------------
+
+    def rollouts(self) -> list[RolloutRow]:
+        return self._wire.get("/v1/fleet/rollouts", list[RolloutRow])
+
+    def rollout(self, number: int) -> RolloutDetail:
+        return self._wire.get(f"/v1/fleet/rollouts/{number}", RolloutDetail)
+
+    def start_rollout(self, ask: RolloutAsk) -> RolloutDetail:
+        return self._wire.send("POST", "/v1/fleet/rollouts", ask, RolloutDetail)
+
+    def approve_rollout(self, number: int) -> RolloutDetail:
+        return self._wire.send("POST", f"/v1/fleet/rollouts/{number}/approval", RolloutDeed(), RolloutDetail)
+
+    def pause_rollout(self, number: int, reason: str) -> RolloutDetail:
+        ask = RolloutDeed(reason=reason)
+        return self._wire.send("POST", f"/v1/fleet/rollouts/{number}/pause", ask, RolloutDetail)
+
+    def resume_rollout(self, number: int, reason: str) -> RolloutDetail:
+        ask = RolloutDeed(reason=reason)
+        return self._wire.send("POST", f"/v1/fleet/rollouts/{number}/resumption", ask, RolloutDetail)
+
+    def abort_rollout(self, number: int, reason: str, *, revert: bool) -> RolloutDetail:
+        ask = RolloutDeed(reason=reason, revert=revert)
+        return self._wire.send("POST", f"/v1/fleet/rollouts/{number}/abort", ask, RolloutDetail)
+
+    def deployments(self, *, device: str | None = None, bundle: str | None = None) -> list[DeploymentView]:
+        return self._wire.get("/v1/fleet/deployments", list[DeploymentView], device=device, bundle=bundle)
+
+    def groups(self) -> list[GroupView]:
+        return self._wire.get("/v1/fleet/groups", list[GroupView])
+
+    def set_group(self, ask: GroupAsk) -> GroupView:
+        return self._wire.send("POST", "/v1/fleet/groups", ask, GroupView)
+
+    def remove_group(self, name: str) -> None:
+        self._wire.ask("DELETE", f"/v1/fleet/groups/{quote(name)}")
+
+    def tag(self, ask: TagAsk) -> None:
+        self._wire.ask("POST", "/v1/fleet/tags", body=msgspec.json.encode(ask))
+
+    def tags(self) -> dict[str, dict[str, str]]:
+        return self._wire.get("/v1/fleet/tags", dict[str, dict[str, str]])
