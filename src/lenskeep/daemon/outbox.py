@@ -176,7 +176,7 @@ class Outbox:
         if records and records[-1].n > found.sent:
             async with self._windows.write() as tx:
                 current = await outbox.oldest(tx, RECORDS_MAX)  # it may have been made smaller in between
-                await outbox.note_sent(tx, current[-1].n)
+                await outbox.note_sent(tx, current[-1].n if current else -1)
                 after, records = await outbox.gone_up_to(tx), current
         return found.name, after, records
 
