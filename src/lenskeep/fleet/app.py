@@ -37,6 +37,7 @@ from lenskeep.fleet.renewal import Renewal
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
 from lenskeep.fleet.rolloutdoor import RolloutDoor
+from lenskeep.fleet.shelf import open_shelf
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.intake import IntakeStore
 from lenskeep.fleet.store.opening import open_engine
@@ -62,14 +63,14 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
     """Build the fleet server and run it until it is told to stop; `begun` is told what a person should know then."""
     async with AsyncExitStack() as stack:
         authority, made = await asyncio.to_thread(open_authority, places.authority, clock, config.certificates.days)
-        storage = config.storage
         database = await stack.enter_async_context(
-            open_engine(storage.database, storage.database_password, places.database, os.environ)
+            open_engine(config.storage.database, config.storage.database_password, places.database, os.environ)
         )
         store = Store(database)
         admission = Admission(store, authority, clock, tries_per_minute=config.limits.enrolments_per_minute)
         reports = Reports(store, clock, kept=config.limits.reports_kept)
-        repository = Repository(places.repository)
+        shelf = await open_shelf(config.storage, database, places.repository, os.environ)
+        repository = Repository(places.repository, shelf.serve if shelf else None)
         seconds = config.limits.request_s_max
         intake_store, telemetry = IntakeStore(database), TelemetryStore(database)
         presence = Presence(intake_store, places.repository, clock)
@@ -113,7 +114,12 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
         renewal = Renewal(places.repository, config.online.keys, os.environ, store, clock)
         loops = [_renew(authority, context), renewal.run(), conductor.run(), intake.run(), presence.run()]
-        loops += [Telemetry(telemetry, clock).run(), held.run(), collect_gently(lambda: held.taken)]
+        loops += [
+            Telemetry(telemetry, clock).run(),
+            held.run(),
+            collect_gently(lambda: held.taken),
+            *([shelf.run()] if shelf else []),
+        ]
         await _until(stop, [asyncio.create_task(loop) for loop in loops])
         await presence.write()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -24,11 +25,15 @@ _METADATA = re.compile(r"(timestamp|[1-9][0-9]{0,9}\.[a-z0-9][a-z0-9-]{0,62})\.j
 _TARGET = re.compile(r"(?:[a-z0-9][a-z0-9._-]{0,99}/){0,4}[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,99}")
 
 
-class Repository:
-    """The files of one folder."""
+Elsewhere = Callable[[web.Request, str, dict[str, str]], Awaitable[web.StreamResponse]]
 
-    def __init__(self, folder: Path) -> None:
+
+class Repository:
+    """The files of one folder; what it lacks may be had from elsewhere."""
+
+    def __init__(self, folder: Path, elsewhere: Elsewhere | None = None) -> None:
         self._folder = folder
+        self._elsewhere = elsewhere
 
     def routes(self) -> list[web.RouteDef]:
         """Return the doors to it."""
@@ -43,17 +48,19 @@ class Repository:
         if not _METADATA.fullmatch(name):
             raise UnknownNameError(f"{name!r} is no file of a repository.")
         changing = name == "timestamp.json" or name.endswith(".root.json")
-        return await self._file(Path(METADATA) / name, ASK_AGAIN if changing else FOREVER)
+        return await self._file(request, Path(METADATA) / name, ASK_AGAIN if changing else FOREVER)
 
     async def target(self, request: web.Request) -> web.StreamResponse:
         """Serve a target's bytes."""
         name = request.match_info["name"]
         if not _TARGET.fullmatch(name) or "/." in name:
             raise UnknownNameError(f"{name!r} is no file of a repository.")
-        return await self._file(Path(TARGETS) / name, FOREVER)
+        return await self._file(request, Path(TARGETS) / name, FOREVER)
 
-    async def _file(self, name: Path, kept: str) -> web.StreamResponse:
+    async def _file(self, request: web.Request, name: Path, kept: str) -> web.StreamResponse:
         if not await asyncio.to_thread(self._plain_in_thread, name):
+            if self._elsewhere is not None and kept == FOREVER:
+                return await self._elsewhere(request, str(name), {"Cache-Control": kept})
             raise UnknownNameError(f"The repository has no {name}.")
         return web.FileResponse(self._folder / name, headers={"Cache-Control": kept})
 
