@@ -83,6 +83,7 @@ def test_a_device_enrols_over_the_network_and_reports_by_stick(
     assert said["authority_fingerprint"] == lenskeep("fleet", "ca", "show", fleet=fleet)["fingerprint"]
     assert lenskeep("fleet", "show", "cam-net", fleet=fleet)["device"]["fingerprint"] == said["fingerprint"]
 
+    device.until(lambda: (now := device.client.status().fleet) and now.level, "it has told the fleet how it stands")
     for _ in range(2):
         report = device.client.signed_report()
         path = tmp_path / "reports" / "cam-net" / f"{report.counter}.json"
@@ -94,7 +95,7 @@ def test_a_device_enrols_over_the_network_and_reports_by_stick(
     (tmp_path / "reports" / "cam-net" / "99.json").unlink()
     assert lenskeep("fleet", "take", tmp_path, fleet=fleet)["known"] == 2
     shown = lenskeep("fleet", "show", "cam-net", fleet=fleet)
-    assert shown["device"]["counter"] == 2
+    assert shown["device"]["counter"] >= 2  # it may have reported by itself again
     assert shown["head_sequence"] > 0
 
     device.kill()

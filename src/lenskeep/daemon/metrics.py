@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Callable
 
 from lenskeep.clock import Clock
 from lenskeep.config import MetricsRetention
@@ -57,7 +58,7 @@ class Metrics:
         self._positions: dict[str, tuple[str, int]] = {}  # up to where `_waiting` and the rows together reach
         self.durable: dict[str, tuple[str, int]] = {}  # up to where the rows reach
         self._flushing = asyncio.Lock()
-        self.told_to_fleet = False  # what is counted goes into the outbox too
+        self.told_to_fleet: Callable[[], bool] = lambda: False  # what is counted goes into the outbox too
         self._digests: dict[str, str] = {}
         self._budget_us: dict[str, float] = {}
         self._totals: dict[tuple[str, str], Span] = {}
@@ -166,13 +167,14 @@ class Metrics:
             self._absorb()
             if not self._waiting:
                 return
+            told = self.told_to_fleet()
             async with self.database.write() as tx:
                 rows = []
                 for key, span in self._waiting.items():
                     merged = await windows.load(tx, key) or Span()
                     merged.merge(span)
                     rows.append(windows.row_of(key, merged))
-                    if self.told_to_fleet:
+                    if told:
                         await outbox.count(tx, key, self._digests.get(key.bundle, ""), span)
                 await windows.save(tx, rows)
                 for slot, (run, sequence) in self._positions.items():

@@ -17,7 +17,7 @@ import msgspec
 
 from lenskeep.clock import Clock
 from lenskeep.daemon.metrics import Metrics
-from lenskeep.database import Database
+from lenskeep.database import Database, Transaction
 from lenskeep.errors import LenskeepError
 from lenskeep.messages.fleet import cut
 from lenskeep.messages.sync import RECORDS_MAX, Happening, Record, Vitals
@@ -35,9 +35,10 @@ FAULT_AGAIN_S = 60.0  # the same fault of the same slot is told once in this tim
 FAULTS_WAITING_MAX = 100
 RECORDS_PER_MB = 4096
 ENTRIES_AT_ONCE = 500
+JOINING = ("enrol certificate", "install certificate")
 
 # What the record's actions are to a fleet; actions that are not here stay in the record.
-_KINDS: dict[str, Any] = {
+KINDS: dict[str, Any] = {
     "swapped": "swap", "rollback": "rollback", "not activated": "refusal", "refuse import": "refusal",
     "refuse membership": "refusal", "trial": "trial", "clock": "clock", "assign": "assignment",
     "assignment followed": "assignment", "assignment refused": "assignment", "assignment rolled_back": "assignment",
@@ -83,7 +84,7 @@ class Outbox:
         async with self._windows.read() as tx:
             found = await outbox.state(tx)
         self._born_n = found.next_n if found is not None else 0
-        self._metrics.told_to_fleet = self._belongs()
+        self._metrics.told_to_fleet = self._belongs
 
     # --- what comes in --------------------------------------------------------------------------------------------
 
@@ -122,7 +123,6 @@ class Outbox:
 
     async def collect(self) -> bool:
         """Take what has come together; say whether the fleet should hear of it soon."""
-        self._metrics.told_to_fleet = True
         vitals = [await self._vitals()] if self._clock.monotonic_s() >= self._vitals_due_s else []
         happenings, entry = await self._events()
         faults, now_s = list(self._faults), int(self._clock.now_s())
@@ -152,11 +152,11 @@ class Outbox:
             if newest is None or (found is not None and newest.sequence == found.entry):
                 return [], None
             if found is None or found.entry < 0:
-                return [], newest.sequence  # a new member tells what happens from now on
+                return [], await _joined(tx, newest.sequence)
             if newest.sequence < found.entry:  # the registry was put back: its record goes on from there
                 return [], newest.sequence
             entries = await audit.after(tx, found.entry, ENTRIES_AT_ONCE)
-        told = [happening_of(entry) for entry in entries if entry.action in _KINDS]
+        told = [happening_of(entry) for entry in entries if entry.action in KINDS]
         if len(entries) == ENTRIES_AT_ONCE:
             self._wake.set()
         return told, entries[-1].sequence
@@ -201,6 +201,15 @@ class Outbox:
         return has, found.dropped if found is not None else 0
 
 
+async def _joined(tx: Transaction, newest: int) -> int:
+    """Return the entry from which on a new member tells: its enrolment, if that was in this start of the daemon."""
+    start = await audit.last_of(tx, "start")
+    joined = [found.sequence for action in JOINING if (found := await audit.last_of(tx, action)) is not None]
+    if start is not None and joined and max(joined) > start.sequence:
+        return max(joined)
+    return newest
+
+
 def happening_of(entry: Entry) -> Happening:
     """Say an entry of the record in the words of the fleet."""
     kind, _, slot = entry.subject.partition(" ")
@@ -210,6 +219,6 @@ def happening_of(entry: Entry) -> Happening:
     if kind != "slot":
         text += f" ({entry.subject})"
     return Happening(
-        n=0, kind=_KINDS[entry.action], at_ms=max(0, entry.at_ms), slot=cut(slot, 200) if kind == "slot" else "",
+        n=0, kind=KINDS[entry.action], at_ms=max(0, entry.at_ms), slot=cut(slot, 200) if kind == "slot" else "",
         bundle=cut(bundle, 130), code=code, text=cut(text, 2000),
     )  # fmt: skip
