@@ -41,7 +41,8 @@ class Device:
     def step(self) -> None:
         """Go one step on the way to what is assigned; a new target begins anew."""
         target, activate, generation = self.assigned
-        if generation > self.taken and (target != self.target or self.state == "refused"):
+        again = self.state == "refused" or (self.state == "rolled_back" and activate == "forced")
+        if generation > self.taken and (target != self.target or again):
             self.target, self.taken, self.state, self.code = target, generation, "new", ""
             return
         if not self.target:

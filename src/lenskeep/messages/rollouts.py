@@ -90,7 +90,7 @@ class Plan(_Request, frozen=True, kw_only=True):
     activate: Way = "attempt"  # attempt: when the line is idle and the device's own windows are open
     retries: Annotated[int, Meta(ge=0, le=10)] = 2
     retry_s: Seconds = 60  # doubles with each try
-    again: bool = False  # also where this version failed before
+    again: bool = False  # also where this version failed before; there it is asked for by force
     deadlines: Deadlines = Deadlines()
     reason: Text = ""
 

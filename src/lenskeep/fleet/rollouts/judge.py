@@ -137,21 +137,24 @@ def _try_again(rollout: Rollout, member: Member, moment: Moment) -> Member:
     if moment.steady_ms < member.due_steady_ms or rollout.state != RolloutState.RUNNING:
         return member
     again = move(member, MemberEvent.ASKED_AGAIN, f"asked again after: {member.reason}", moment.wall_ms)
-    return _ask(again, rollout.plan, moment)
+    return _ask(again, rollout, moment)
 
 
 def _held(rollout: Rollout, member: Member, moment: Moment) -> bool:
-    return member.state in WAITING and _way(rollout, moment) == "skip" and rollout.plan.activate != "skip"
+    return member.state in WAITING and _way(rollout, member, moment) == "skip" and rollout.plan.activate != "skip"
 
 
-def _way(rollout: Rollout, moment: Moment) -> Way:
-    stopped = rollout.state == RolloutState.PAUSED or not moment.window_open
-    return "skip" if stopped else rollout.plan.activate
+def _way(rollout: Rollout, member: Member, moment: Moment) -> Way:
+    """Say how activation is asked for now; what a device took back once it takes again only when it has to."""
+    if rollout.state == RolloutState.PAUSED or not moment.window_open:
+        return "skip"
+    again = rollout.plan.again and member.failed and rollout.plan.activate == "attempt"
+    return "forced" if again else rollout.plan.activate
 
 
 def _hold(rollout: Rollout, member: Member, moment: Moment) -> Member:
     """Ask a device that has not begun to exchange to wait, or no longer to wait; a silent one may return any time."""
-    way = _way(rollout, moment)
+    way = _way(rollout, member, moment)
     waits = member.state in WAITING or (member.state == MemberState.SILENT and member.want == rollout.plan.bundle)
     if not waits or member.activate == way:
         return member
@@ -236,12 +239,12 @@ def _begin(member: Member, rollout: Rollout, moment: Moment) -> Member:
     if member.device in moment.gone:
         return move(member, MemberEvent.PASSED_OVER, "is let in no longer", moment.wall_ms)
     asked = move(member, MemberEvent.ASKED, f"asked in wave {rollout.opened}", moment.wall_ms)
-    return _ask(asked, rollout.plan, moment)
+    return _ask(asked, rollout, moment)
 
 
-def _ask(member: Member, plan: Plan, moment: Moment) -> Member:
+def _ask(member: Member, rollout: Rollout, moment: Moment) -> Member:
     return replace(
-        member, want=plan.bundle, activate=plan.activate if moment.window_open else "skip", signed=False,
+        member, want=rollout.plan.bundle, activate=_way(rollout, member, moment), signed=False,
         renumber=True, attempts=member.attempts + 1, generation=0,
     )  # fmt: skip
 

@@ -63,5 +63,5 @@ def _member(rollout: Rollout, one: Candidate, wave: int, passed_over: str, groun
         rollout=rollout.id, device=one.device, slot=rollout.plan.slot, wave=wave,
         state=MemberState.SKIPPED if passed_over else MemberState.SCHEDULED,
         reason=passed_over or f"waits for wave {wave + 1}", since_ms=rollout.made_ms, hardware=one.hardware,
-        before=before,
+        before=before, failed=one.device in ground.failed_there,
     )  # fmt: skip
