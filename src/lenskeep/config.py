@@ -26,14 +26,14 @@ _PLACE = r"^[a-z0-9][a-z0-9-]{0,30}$"
 _DEVICE_ID = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 _SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
 _ADDRESS = r"^(https?://[^\s?#]+)?$"
-_NEIGHBOUR = r"^http://[A-Za-z0-9.\-]{1,253}(:[0-9]{1,5})?$"
+NEIGHBOUR = r"^http://[A-Za-z0-9.\-]{1,253}(:[0-9]{1,5})?$"
 _TIMES = r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"
 _LISTED = r"^[a-z0-9][a-z0-9-]{0,62}@([0-9a-z.\-]{1,60}|sha256:[0-9a-f]{64})$"
 # What a person is told instead of the pattern.
 _IN_WORDS = {
     _PLACE: "up to 31 lower-case letters, digits and hyphens",
     _DEVICE_ID: "up to 63 lower-case letters, digits and hyphens",
-    _NEIGHBOUR: "an address like http://cam-2:8418",
+    NEIGHBOUR: "an address like http://cam-2:8418",
     _TIMES: "a time of day like 22:00-05:00",
     _LISTED: "NAME@VERSION or NAME@sha256:DIGEST",
     _ADDRESS: "an address like https://fleet.example:8443",
@@ -118,7 +118,7 @@ class Neighbours(_Section, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8418
     mb_s: Positive = 8.0
     transfers_max: Count = 4
-    ask: Annotated[list[Annotated[str, Meta(pattern=_NEIGHBOUR)]], Meta(max_length=16)] = []
+    ask: Annotated[list[Annotated[str, Meta(pattern=NEIGHBOUR)]], Meta(max_length=16)] = []
 
 
 class Trial(_Section, frozen=True, kw_only=True):

@@ -21,12 +21,10 @@ from typing import Any
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.activator import Activator
-from lenskeep.daemon.allowance import Allowance
 from lenskeep.daemon.commands import Commands
 from lenskeep.daemon.confinements import Confinements
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
-from lenskeep.daemon.downloads import Downloads
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.fleetsync import FleetSync
 from lenskeep.daemon.follower import Follower
@@ -54,6 +52,7 @@ from lenskeep.daemon.slotbook import SlotBook
 from lenskeep.daemon.standing import Standing
 from lenskeep.daemon.stores import Stores, open_stores
 from lenskeep.daemon.supervisor import Supervisor
+from lenskeep.daemon.supply import Supply
 from lenskeep.daemon.sync import Sync
 from lenskeep.daemon.systemd import Notifier
 from lenskeep.daemon.timekeeper import Timekeeper
@@ -87,6 +86,7 @@ class House:
     timekeeper: Timekeeper
     scrubber: Scrubber
     recheck: Recheck
+    supply: Supply
     follower: Follower
     sync: Sync
     reporter: Reporter
@@ -157,18 +157,17 @@ async def _build(
     scrubber.busy = lambda: quiet.why_not(clock.monotonic_s())
     scrubber.try_again = lambda ref: qualifier.check(CheckRequest(bundle=ref), "device")
     # level with the repository
-    allowance = Allowance(config.fleet, database, clock)
-    downloads = Downloads(places.incoming, blobs, allowance)
-    downloads.suspect = lambda digests: scrubber.look_at(digests, "download")
-    follower = Follower(database, trust, downloads, importer, activator, operations, clock, config.trust, names,
+    supply = Supply(config, places, database, blobs, scrubber, clock, scrubber.busy)
+    follower = Follower(database, trust, supply.downloads, importer, activator, operations, clock, config.trust, names,
         Maintenance(config.fleet, metrics, clock),
     )  # fmt: skip
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
     sync = Sync(config, database, trust, follower, operations, clock, identity, withdrawals)
+    supply.repair_from(sync.http)
     # what people see
     looks = [
         trust.checks, sync.checks, withdrawals.faults, record.checks, identity.checks, scrubber.checks,
-        allowance.checks, Confinements(supervisor, qualifier).checks,
+        supply.checks, Confinements(supervisor, qualifier).checks,
     ]  # fmt: skip
     health = Health(database, blobs, clock, stores.notes, looks)
     name = config.device.name or platform.node()
@@ -198,7 +197,7 @@ async def _build(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
         sync=sync, reporter=reporter, outbox=outbox, fleetsync=fleetsync, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
-        scrubber=scrubber, recheck=recheck,
+        scrubber=scrubber, recheck=recheck, supply=supply,
     )  # fmt: skip
 
 
@@ -208,6 +207,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     await house.trust.begin()
     await house.timekeeper.begin()
     await house.scrubber.begin()
+    await house.supply.begin()
     await house.identity.begin()
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
@@ -230,6 +230,7 @@ def _loops(
         "record": house.record.run(),
         "timekeeper": house.timekeeper.run(),
         "scrubber": house.scrubber.run(),
+        "neighbours": house.supply.run(),
         "recheck": house.recheck.at_start(),
         "identity": house.identity.run(),
         "resume": house.qualifier.resume("device"),

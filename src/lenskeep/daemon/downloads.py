@@ -111,7 +111,7 @@ class Downloads:
 
         target = target_file(listing.path, listing.sha256)
         near = self.neighbours.carriers(target) if self.neighbours is not None else []
-        work = Gathering(listing, part, self._blobs, _Line(source, target, self._allowance), near, moved)
+        work = Gathering(listing, part, self._blobs, Line(source, target, self._allowance), near, moved)
         try:
             await work.run()
         finally:
@@ -121,7 +121,7 @@ class Downloads:
     async def _whole(self, part: Part, listing: Listing, source: RepositorySource, progress: Progress) -> None:
         """Fetch all that is missing, as it comes."""
         if part.missing:
-            line = _Line(source, target_file(listing.path, listing.sha256), self._allowance)
+            line = Line(source, target_file(listing.path, listing.sha256), self._allowance)
             async with aclosing(line.piece(part.size, 0)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     await asyncio.to_thread(part.write, chunk)
@@ -157,7 +157,7 @@ async def _opened(path: Path, listing: Listing) -> AsyncIterator[Part]:
         await asyncio.to_thread(part.close)
 
 
-class _Line:
+class Line:
     """One file at the source that the repository is read from. What comes over a network counts."""
 
     def __init__(self, source: RepositorySource, target: str, allowance: Allowance) -> None:

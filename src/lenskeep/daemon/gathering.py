@@ -157,15 +157,17 @@ class Gathering:
             self.suspects.append(file.sha256)
             await asyncio.to_thread(self._part.rewind)
             digest = hashlib.sha256()
-        near = self._neighbours if size >= NEIGHBOUR_BYTES_MIN else []
-        for carrier in (*near, self._fleet, self._fleet):
+        near, fleet = self._neighbours, self._fleet
+        refused: Exception | None = None
+        for carrier in (*near, fleet, fleet) if size >= NEIGHBOUR_BYTES_MIN else (fleet, *near, fleet):
+            if carrier is fleet and refused is not None:
+                break
             started = self._part.size
             try:
                 await self._fetch(carrier, end, digest)
             except (PeerError, TrustError, NoRangeError) as error:
-                if carrier is self._fleet:
-                    raise
                 log.info("%s does not give %s: %s", carrier.name, file.name, error)
+                refused = error if carrier is fleet else refused
                 continue
             if digest.hexdigest() == file.sha256:
                 return
@@ -173,9 +175,9 @@ class Gathering:
             digest = hashlib.sha256()
             if started == begin:  # all of it came from there
                 carrier.lied()
-                if carrier is self._fleet:
+                if carrier is fleet:
                     break
-        raise ListingMismatchError(f"{file.name} in {self._listing.path} is not what its signature says.")
+        raise refused or ListingMismatchError(f"{file.name} in {self._listing.path} is not what its signature says.")
 
     async def _resume(self, begin: int) -> hashlib._Hash:
         """Hash what is here of a file already, and remember where it begins."""

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 DAY_S = 86400
 BEGIN_SHARE = 0.8  # a pass begins when this part of its time is over, so that the rest is left for reading
+REPAIR_TRIES = 3
 REST_S = 60.0
 SAVE_S = 20.0
 COUNT_S = 900.0
@@ -281,10 +282,17 @@ class Scrubber:
                     of = await scrub.owners(tx, found.file)
                 if of and self.try_again is not None:
                     await self.try_again(of[0])  # its trial prepares it anew
-            elif self.repairer is not None and await self._fetch(self.repairer, found.sha256):
+            elif self.repairer is not None and await self._fetched(self.repairer, found.sha256):
                 await self.renewed({found.file})
         except LenskeepError as error:
             log.warning("%s %s could not be repaired: %s", error.code, found.file[:16], error)
+
+    async def _fetched(self, repairer: Repairer, sha256: str) -> bool:
+        """Try again when a copy was wrong: the repairer then asks somebody else."""
+        for _ in range(REPAIR_TRIES):
+            if await self._fetch(repairer, sha256):
+                return True
+        return False
 
     async def _fetch(self, repairer: Repairer, sha256: str) -> bool:
         async with self._database.read() as tx:

@@ -71,8 +71,12 @@ class RepositorySource(Protocol):
         ...
 
 
-def open_session() -> aiohttp.ClientSession:
-    """Open a session to fetch through. What a socket holds for a reader that dies is lost: so it may hold little."""
+def open_session(*, direct: bool = False) -> aiohttp.ClientSession:
+    """Open a session to fetch through. What a socket holds for a reader that dies is lost: so it may hold little.
+
+    Args:
+        direct: past the proxy that the environment names.
+    """
 
     def socket_of(address: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, *_ = address
@@ -81,7 +85,7 @@ def open_session() -> aiohttp.ClientSession:
         return made
 
     connector = aiohttp.TCPConnector(socket_factory=socket_of)
-    return aiohttp.ClientSession(connector=connector, auto_decompress=False, trust_env=True)
+    return aiohttp.ClientSession(connector=connector, auto_decompress=False, trust_env=not direct)
 
 
 class HttpSource:

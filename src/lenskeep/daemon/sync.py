@@ -13,7 +13,6 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import aiohttp
 import msgspec
 
 from lenskeep.clock import Clock, rfc3339
@@ -22,7 +21,7 @@ from lenskeep.daemon.follower import Follower
 from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.operations import Operations
 from lenskeep.daemon.problems import fault_check
-from lenskeep.daemon.sources import Courier, HttpSource, RepositorySource
+from lenskeep.daemon.sources import Courier, HttpSource, RepositorySource, open_session
 from lenskeep.daemon.trustkeeper import TrustKeeper
 from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.database import Database
@@ -180,7 +179,7 @@ class Sync:
         return self._last_fault is not None or await self._follower.has_open()
 
     async def _over_network(self, operation_id: str) -> list[AssignmentView]:
-        async with self._http() as source:
+        async with self.http() as source:
             return await self._round(source, operation_id)
 
     async def _with_courier(self, operation_id: str, courier: Courier) -> list[AssignmentView]:
@@ -213,8 +212,9 @@ class Sync:
             return [assignment_view(one) for one in assigned]
 
     @asynccontextmanager
-    async def _http(self) -> AsyncIterator[HttpSource]:
-        async with aiohttp.ClientSession(auto_decompress=False, trust_env=True) as session:
+    async def http(self) -> AsyncIterator[HttpSource]:
+        """Open the repository's own server as a source."""
+        async with open_session() as session:
             yield HttpSource(session, self.address, self._identity.tls() if self.address.startswith("https:") else None)
 
 
