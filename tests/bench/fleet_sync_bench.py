@@ -33,7 +33,11 @@ class Load:
             [sys.executable, "-m", "tests.bench.fleetload"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.tell(port=port, folder=str(folder), names=names)
+
+    def wait(self) -> Load:
+        """Wait until all are connected."""
         assert self.hear() == "ready"
+        return self
 
     def tell(self, **words: object) -> None:
         assert self.process.stdin is not None
@@ -58,7 +62,9 @@ def cpu_s(pid: int) -> float:
 
 def rss_kib(pid: int) -> int:
     """Return the memory of a process."""
-    return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line)
+    return next(
+        int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line
+    )
 
 
 def merged(fleet: FleetServer) -> None:
@@ -122,7 +128,8 @@ def measure(folder: Path, seconds: float) -> None:
             os.sched_setaffinity(int(task.name), {cores[0]})
     os.sched_setaffinity(0, {cores[-1]})
     names = let_in(fleet, folder, DEVICES_OPEN)
-    ours, theirs = Load(fleet.port, folder, names[:CONNECTIONS]), Load(port, folder, names[:CONNECTIONS])
+    ours = Load(fleet.port, folder, names[:CONNECTIONS]).wait()
+    theirs = Load(port, folder, names[:CONNECTIONS]).wait()
     closed: dict[str, object] = {"closed": True, "empty": False, "seconds": seconds}
     try:
         for load, pid in ((ours, fleet.process.pid), (theirs, empty.pid)):
@@ -134,7 +141,7 @@ def measure(folder: Path, seconds: float) -> None:
             for _ in range(ROUNDS)
         ]  # fmt: skip
         ours.close()
-        open_ = Load(fleet.port, folder, names)
+        open_ = Load(fleet.port, folder, names).wait()
         run(fleet.process.pid, [open_], fleet, closed=False, empty=False, seconds=2.0, rate=RATE_OPEN)
         slow = run(fleet.process.pid, [open_], fleet, closed=False, empty=False, seconds=2 * seconds, rate=RATE_OPEN)
         open_.close()

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -32,6 +33,7 @@ def main() -> int:
         places = FleetPlaces.find(config.storage, os.environ)
         os.umask(0o027)
         places.make()
+        _make_room()
         _run(serve(config, places, Clock(), lambda words: print(words, flush=True)))
     except LenskeepError as error:
         log.critical("%s %s\nFix: %s", error.code, error, error.hint)
@@ -40,6 +42,13 @@ def main() -> int:
         log.critical("%s The fleet server ends.", LenskeepError.code, exc_info=True)
         return 70
     return 0
+
+
+def _make_room() -> None:
+    """Allow as many connections as the system lets us hold, and let the database's thread wait less for its turn."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    sys.setswitchinterval(0.001)
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:

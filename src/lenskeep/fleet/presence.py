@@ -27,6 +27,7 @@ log = logging.getLogger("lenskeep.fleet")
 
 HEARD_EVERY_S = 5.0
 LOOK_EVERY_S = 0.2
+WRITTEN_TOGETHER = 500
 WOKEN_TOGETHER = 32
 WOKEN_PAUSE_S = 0.005
 LATE_S = 0.05  # a loop that turns this much too late has too much to do
@@ -206,11 +207,11 @@ class Presence:
 
     async def write(self) -> None:
         """Write down who was heard since the last time."""
-        heard, self._heard = self._heard, {}
-        if not heard:
-            return
+        heard, self._heard = list(self._heard.values()), {}
         try:
-            await self._store.heard([(each.device, each.heard_ms, each.address, each.seen) for each in heard.values()])
+            for start in range(0, len(heard), WRITTEN_TOGETHER):  # calls with records come in between
+                some = heard[start : start + WRITTEN_TOGETHER]
+                await self._store.heard([(each.device, each.heard_ms, each.address, each.seen) for each in some])
         except LenskeepError as error:  # a full disk: they are written when they call again
             log.warning("%s Who was heard could not be written: %s", error.code, error)
 
