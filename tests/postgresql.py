@@ -115,7 +115,8 @@ class Postgres:
         ):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        for left in (self.folder / "data" / "postmaster.pid", *self.folder.glob(".s.PGSQL.*")):
+            left.unlink(missing_ok=True)  # where nobody reaps the dead, the new server thinks that the old one lives
 
     def make(self) -> str:
         """Make an empty database and return its address."""
