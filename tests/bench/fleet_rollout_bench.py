@@ -31,7 +31,11 @@ def main() -> int:
     asked = parser.parse_args()
     rows = []
     with ground(asked.devices) as made:
-        for title, begin in (("signed beside the fleet", _sign), ("lenskeep fleet rollout", _roll_out)):
+        for title, begin in (
+            ("the repository tool", _sign),
+            ("a rollout to all", _roll_out),
+            ("5 canaries", _canaries),
+        ):
             rows.append(_measured(made, title, begin))
     rig.print_table(
         f"From a rollout's start to devices that act on it, {asked.devices} connected, seconds",
@@ -43,7 +47,7 @@ def main() -> int:
 
 def _measured(made: Ground, title: str, begin: object) -> list[str]:
     assert callable(begin)
-    plan = made.plan(made.names, wait_s=100.0, window_s=600.0, step_s=0.0, spread_s=3.0, running="cap-inspect@0.9.0")
+    plan = made.plan(made.names, wait_s=100.0, window_s=600.0, step_s=20.0, spread_s=3.0, running="cap-inspect@0.9.0")
     crowd = made.start(plan, PROCESSES)
     made.until_held(len(made.names))
     made.until_quiet()
@@ -57,7 +61,7 @@ def _measured(made: Ground, title: str, begin: object) -> list[str]:
         one.stop()
     told = Told.merged([one.told() for one in crowd])
     know = _first_times(told, "news", began)
-    act = _first_times(told, "state", began)
+    act = _first_times(told, "downloading", began)
     count = len(made.names)
     whole = [f"{know[-1]:.2f}" if len(know) == count else f"{len(know)} of {count}"]
     half = [f"{act[count // 2]:.2f}" if len(act) > count // 2 else "-"]
@@ -69,7 +73,7 @@ def _measured(made: Ground, title: str, begin: object) -> list[str]:
 def _first_times(told: Told, what: str, began: float) -> list[float]:
     found: dict[str, float] = {}
     for event in told.events:
-        if event.what == what and event.at_s > began:
+        if what in (event.what, event.value) and event.at_s > began:
             found.setdefault(event.device, event.at_s - began)
     return sorted(found.values())
 
@@ -83,7 +87,17 @@ def _sign(made: Ground) -> None:
 
 def _roll_out(made: Ground) -> None:
     """Start a rollout of one wave at the operators' door."""
-    ask = RolloutAsk(plan=Rollout(bundle="cap-inspect@1.1.0", slot="main", waves=[Wave(take="100%")], soak_s=0))
+    _start(made, Rollout(bundle="cap-inspect@1.1.0", slot="main", waves=[Wave(take="100%")], soak_s=0))
+
+
+def _canaries(made: Ground) -> None:
+    """Start a rollout with a small first wave."""
+    waves = [Wave(take="5"), Wave(take="100%")]
+    _start(made, Rollout(bundle="cap-inspect@1.0.0", slot="main", waves=waves, again=True))
+
+
+def _start(made: Ground, plan: Rollout) -> None:
+    ask = RolloutAsk(plan=plan)
     wire = Wire(parse_address(str(made.fleet.socket)))
     wire.ask("POST", "/v1/fleet/rollouts", body=msgspec.json.encode(ask))
 

@@ -64,7 +64,6 @@ class Ground:
             time.sleep(0.1)
         return time.monotonic() - began
 
-
     def until_quiet(self, share: float = 0.1) -> None:
         """Wait until the server has next to nothing to do."""
         deadline = time.monotonic() + READY_S

@@ -87,7 +87,7 @@ class SimDevice:
         self._done: list[Outcome] = []
         self._known = ""
         self._told: list[object] = []  # slots as they were told last
-        self._reported = ""
+        self._facts, self._sealed, self._digest = "", "", "none yet"
         self._failures = 0
         self._old: bytes = b""
         self._late: bytes = b""
@@ -123,7 +123,7 @@ class SimDevice:
                     outcomes={"OK": minute.frames - 2, "NG": 2},
                 )
             )  # fmt: skip
-            if self._dice.random() < 0.2:
+            if self._dice.random() < plan.vitals_share:
                 self.journal.put(
                     Vitals(
                         n=self.journal.next_number, at_ms=wall_s * 1000, clock_trusted=self._clock.trusted(),
@@ -161,12 +161,15 @@ class SimDevice:
     # --- what it says -----------------------------------------------------------------------------------------------
 
     def _report(self) -> str:
-        """Sign a report when there is something new to say, or when the fleet does not have the last one."""
+        """Return a signed report while the fleet does not have the newest one; a new one when there is news to say."""
         line = self._line
-        facts = f"{line.running} {line.digest} {line.state} {self._view.timestamp if self._view else 0}"
-        if facts == self._reported and self._known:
-            return ""
-        self._reported = facts
+        facts = f"{line.running} {line.digest} {self._view.timestamp if self._view else 0}"
+        if facts != self._facts:
+            self._facts, self._sealed, self._digest = facts, *self._seal()
+        return "" if self._known == self._digest else self._sealed
+
+    def _seal(self) -> tuple[str, str]:
+        line = self._line
         counter = int(self.journal.noted("counter", 0)) + 1
         self.journal.note("counter", counter)
         said = DeviceReport(
@@ -180,9 +183,18 @@ class SimDevice:
             ],
         )  # fmt: skip
         payload = msgspec.json.encode(said)
-        self._known = hashlib.sha256(payload).hexdigest()
         self._crowd.counts["reports"] += 1
-        return envelope.seal(payload, envelope.REPORT, self._key).decode()
+        return envelope.seal(payload, envelope.REPORT, self._key).decode(), hashlib.sha256(payload).hexdigest()
+
+    def _hear_of_report(self, call: Call, answer: Answer) -> None:
+        """Note what the fleet has; a report under a number that it had already is said again under a higher one."""
+        self._known = answer.known
+        if answer.problem:
+            self._crowd.counts[f"report refused {answer.problem}"] += 1
+            self._known = self._digest
+        elif call.report and self._known != self._digest:
+            self.journal.note("counter", max(answer.counter, int(self.journal.noted("counter", 0))))
+            self._facts = ""
 
     def _call(self) -> Call:
         self._catch_up()
@@ -278,7 +290,6 @@ class SimDevice:
         counts = self._crowd.counts
         counts[f"status {reply.status}"] += 1
         if reply.status != 200:
-            self._reported = self._known = ""
             return self._back_off(min(reply.retry_after_s or 0.0, 120.0))
         if self._cut:
             self._cut = False
@@ -290,8 +301,7 @@ class SimDevice:
         assert answer.taken < self.journal.next_number, f"{self.name}: {answer.taken} was never made"
         self.journal.acknowledged(answer.taken)
         self._done = [Outcome(id=one.id, state="done") for one in answer.commands]
-        if answer.counter >= int(self.journal.noted("counter", 0)) + 1:
-            self.journal.note("counter", answer.counter)
+        self._hear_of_report(call, answer)
         news = self._view is not None and answer.newest > self._view.timestamp
         if news:
             await self._look()
@@ -324,17 +334,21 @@ class SimDevice:
         """Verify what is new and take up what is assigned."""
         assert self._view is not None
         self._crowd.note(self.name, "news", "")
+        counts = self._crowd.counts
         try:
             made = await self._view.refresh(self._fetch)
             if self.habits.thorough and self.habits.clock_lie_s == 0.0:
                 again = await thorough(self._view, self._fetch, time.time())
                 older = 0 if made is None else made.generation
                 assert again == made or (again and again.generation > older), (again, made)
-                self._crowd.counts["thorough looks"] += 1
+                counts["thorough looks"] += 1
         except ViewError as error:
-            self._crowd.counts[f"not proven: {str(error)[:60]}"] += 1
+            counts[f"not proven: {str(error)[:60]}"] += 1
             return
-        self._crowd.counts["looks"] += 1
-        if made is not None and self._line.assign(made, self._now_s()):
+        counts["looks"] += 1
+        if made is not None and self._line.assign(made, self._now_s(), self._view.lists):
             self._crowd.note(self.name, "assigned", f"{made.generation} {self._line.wanted}")
+            if self._line.state == "refused":
+                self._happened("refusal", f"no publisher lists {self._line.wanted}")
+                counts["assignments refused"] += 1
             self._silent = self.habits.outcome == "silent"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+from lenskeep.errors import AssignmentError
 from lenskeep.messages.sync import SlotNow
 from lenskeep.trust.assignment import Assignment, SlotAssignment
 from lenskeep.trust.names import model_of
@@ -37,14 +39,18 @@ class Line:
         self.code: str = kept.get("code", "")
         self.due_s: float | None = 0.0 if self.state in (*STEPS[:-1], "new") else None
 
-    def assign(self, made: Assignment, now_s: float) -> bool:
-        """Take an assignment; say whether it is news."""
+    def assign(self, made: Assignment, now_s: float, lists: Callable[[str, str], bool]) -> bool:
+        """Take an assignment; say whether it is news. What no publisher lists is refused."""
         one = made.slots.get(SLOT)
         if one is None or made.generation <= self.generation:
             return False
         name, version = model_of(one.target) or ("", "")
         self.generation, self.wanted, self.wanted_digest = made.generation, f"{name}@{version}", one.sha256
         self.code = ""
+        if not lists(one.target, one.sha256):
+            self.code = AssignmentError.code
+            self._to("refused", now_s)
+            return True
         self._to("followed" if self.running == self.wanted else "new", now_s, one)
         return True
 
@@ -75,7 +81,10 @@ class Line:
         waits = state in ("followed", "refused", "rolled_back")
         if one is not None and one.download == "skip":
             waits = True
-        self.due_s = None if waits else now_s + self._dice.expovariate(1.0) * self._step_s
+        delay_s = (
+            0.0 if state == "new" else self._dice.expovariate(1.0) * self._step_s
+        )  # what is assigned is begun at once
+        self.due_s = None if waits else now_s + delay_s
         kept = {
             name: getattr(self, name)
             for name in ("running", "digest", "before", "generation", "state", "wanted", "wanted_digest", "code")

@@ -27,6 +27,7 @@ class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     root: str = ""  # file of the repository's root; empty = nothing is verified and nothing followed
     wait_s: float = 0.0  # hold calls for this long
     window_s: float = 60.0
+    vitals_share: float = 0.2  # with how many windows vitals come along
     step_s: float = 5.0  # a step of an assignment takes about so long
     spread_s: float = 1.0  # of ours: the first calls are spread over so long
     backlog: int = 0  # records that each device has from the beginning

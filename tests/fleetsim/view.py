@@ -67,6 +67,7 @@ class View:
     def __post_init__(self) -> None:
         self._documents: dict[str, bytes] = {names.ROOT: self.root}
         self._assignment: tuple[str, Assignment] | None = None
+        self._proven: Proven | None = None
 
     async def refresh(self, fetch: Fetch) -> Assignment | None:
         """Fetch what is new, prove it, and return this device's assignment. Raises: ViewError."""
@@ -88,15 +89,22 @@ class View:
         snapshot = _document(names.SNAPSHOT, found[names.SNAPSHOT])
         assert isinstance(snapshot.body, SnapshotBody)
         for file, facts in snapshot.body.meta.items():
-            role = file.removesuffix(".json")
-            if role in (names.TOP_TARGETS, names.DIRECTOR):
-                await self._fill(fetch, found, role, facts.version)
+            await self._fill(fetch, found, file.removesuffix(".json"), facts.version)
         proven = _prove(found)
         made = None
         if names.DIRECTOR in found and (listing := proven.lists(names.device_path(self.device))) is not None:
             made = await self._assigned(fetch, listing)
         self._documents, self.timestamp = found, stamp.body.version
+        self._proven = proven
         return made
+
+    def lists(self, target: str, sha256: str) -> bool:
+        """Say whether a publisher lists this file; without that an assignment is only the director's word."""
+        if self._proven is None:
+            return False
+        self._proven.ways.pop(target, None)  # another device has asked the same already
+        listing = self._proven.lists(target)
+        return listing is not None and listing.sha256 == sha256
 
     async def _fill(self, fetch: Fetch, found: dict[str, bytes], role: str, version: int) -> None:
         if role not in found or self._version(found, role) != version:
