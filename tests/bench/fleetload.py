@@ -42,7 +42,9 @@ def let_in(fleet: FleetServer, folder: Path, count: int) -> list[str]:
         (folder / f"{name}.pem").write_bytes(key.pem() + pem.encode())
         rows.append((key.public.id, name, key.public.pem, pem, int(certificates.read(pem).ends_s)))
     database = sqlite3.connect(fleet.database, timeout=30)
-    database.executemany("INSERT INTO device (name, state, enrolled_ms) VALUES (?, 'enrolled', 0)", [(n,) for n in names])
+    database.executemany(
+        "INSERT INTO device (name, state, enrolled_ms) VALUES (?, 'enrolled', 0)", [(n,) for n in names]
+    )
     database.executemany("INSERT INTO device_key VALUES (?, ?, ?, 'current', ?, ?, 0)", rows)
     database.commit()
     database.close()
@@ -82,7 +84,9 @@ class Caller(asyncio.Protocol):
         self.faults = 0
         self._answered = answered
         self._data = b""
-        self._head = f"POST /v1/devices/{name}/sync HTTP/1.1\r\nHost: {SERVER_NAME}\r\nContent-Type: {MEDIA_MSGPACK}\r\n"
+        self._head = (
+            f"POST /v1/devices/{name}/sync HTTP/1.1\r\nHost: {SERVER_NAME}\r\nContent-Type: {MEDIA_MSGPACK}\r\n"
+        )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -121,6 +125,9 @@ class Caller(asyncio.Protocol):
         body, self._data = self._data[at + 4 : at + 4 + length], self._data[at + 4 + length :]
         if not head.startswith(b"http/1.1 200"):
             self.faults += 1
+            if self.faults == 1:
+                print(head[:12], body[:300], file=sys.stderr)
+            body = b""
         self._answered(self, body)
 
 

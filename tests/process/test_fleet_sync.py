@@ -383,6 +383,53 @@ async def test_a_device_cannot_speak_for_another(fleet: FleetServer, tmp_path: P
     assert (await Member(fleet, "own-3", tmp_path).ask("POST", "/v1/devices/own-3/sync", b"{}"))[0] == 401
 
 
+async def test_a_device_that_comes_back_goes_on_with_its_session_and_is_still_itself(
+    fleet: FleetServer, tmp_path: Path
+) -> None:
+    member = await Member(fleet, "res-1", tmp_path).join()
+    context, reused = member.context(), []
+    body = msgspec.msgpack.encode(Call())
+    head = f"POST /v1/devices/res-1/sync HTTP/1.1\r\nHost: x\r\nContent-Type: {MEDIA_MSGPACK}\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", fleet.port, ssl=context, server_hostname="fleet.lenskeep.internal"
+        )
+        writer.write(head.encode() + body)
+        assert (await reader.readline()).split()[1] == b"200"
+        reused.append(writer.get_extra_info("ssl_object").session_reused)
+        writer.transport.abort()
+    assert reused == [False, True, True]
+
+
+async def test_a_storm_of_connections_is_let_in_at_a_bounded_rate_and_none_is_lost(tmp_path: Path) -> None:
+    fleet = FleetServer(Path(tempfile.mkdtemp(prefix="lf-")))
+    with fleet.config.open("a") as config:
+        config.write("[sync]\nconnections_per_second = 50\n")
+    fleet.start()
+    try:
+        member = await Member(fleet, "storm-1", tmp_path).join()
+        async with held(member) as one:
+            assert isinstance(await call(one, member, Call()), Answer)
+            began_s, late_s = time.monotonic(), 0.0
+
+            async def comes() -> None:
+                async with held(member) as session:
+                    assert isinstance(await call(session, member, Call()), Answer)
+
+            storm = [asyncio.create_task(comes()) for _ in range(100)]
+            while not all(each.done() for each in storm):
+                asked_s = time.monotonic()
+                assert isinstance(await call(one, member, Call()), Answer)
+                late_s = max(late_s, time.monotonic() - asked_s)
+                await asyncio.sleep(0.02)
+            await asyncio.gather(*storm)
+            assert time.monotonic() - began_s > 1.5
+            assert late_s < 1.0
+    finally:
+        fleet.close()
+        shutil.rmtree(fleet.folder)
+
+
 # --- news -----------------------------------------------------------------------------------------------------------
 
 

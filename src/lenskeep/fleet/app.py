@@ -40,7 +40,7 @@ from lenskeep.fleet.rolloutdoor import RolloutDoor
 from lenskeep.fleet.shelf import open_shelf
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.intake import IntakeStore
-from lenskeep.fleet.store.opening import open_engine
+from lenskeep.fleet.store.opening import SQLITE, open_engine
 from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.survey import SurveyStore
@@ -73,7 +73,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         repository = Repository(places.repository, shelf.serve if shelf else None)
         seconds = config.limits.request_s_max
         intake_store, telemetry = IntakeStore(database), TelemetryStore(database)
-        presence = Presence(intake_store, places.repository, clock)
+        presence = Presence(intake_store, places.repository, clock, alone=config.storage.database == SQLITE)
         intake = Intake(intake_store, clock)
         sync = Sync(store, intake_store, intake, presence, reports, config.sync, clock)
         devices = DeviceDoor(admission, reports, repository, authority, sync, request_s_max=seconds)

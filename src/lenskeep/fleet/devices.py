@@ -98,7 +98,8 @@ class DeviceDoor:
             data = await answers.read_bytes(request, CALL_BYTES_MAX, self._request_s_max)
         media = MEDIA_MSGPACK if request.headers.get("Content-Type") == MEDIA_MSGPACK else "application/json"
         call = self._sync.read(data, media)
-        answer = await self._sync.answer(request[LISTED].device, request.remote or "", call)
+        listed, connection = request[LISTED], id(request.transport)
+        answer = await self._sync.answer(listed.device, request.remote or "", call, connection)
         return web.Response(body=self._sync.write(answer, media), headers={"Content-Type": media})
 
 

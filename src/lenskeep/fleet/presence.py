@@ -48,6 +48,7 @@ class Present:
     heard_ms: int = 0
     address: str = ""
     seen: int = 0
+    connection: int = 0
     report_hash: bytes = b""  # of the envelope that was taken last
     waiting: set[asyncio.Future[None]] = field(default_factory=set)
 
@@ -55,10 +56,11 @@ class Present:
 class Presence:
     """The devices that call, and the room where they wait."""
 
-    def __init__(self, store: IntakeStore, repository: Path, clock: Clock) -> None:
+    def __init__(self, store: IntakeStore, repository: Path, clock: Clock, *, alone: bool = True) -> None:
         self._store = store
         self._timestamp = repository / METADATA / "timestamp.json"
         self._clock = clock
+        self._alone = alone  # no other replica: what is in mind is the truth
         self._present: dict[str, Present] = {}
         self._heard: dict[str, Present] = {}
         self._waiting: set[asyncio.Future[None]] = set()
@@ -74,15 +76,20 @@ class Presence:
 
     # --- one device -----------------------------------------------------------------------------------------------
 
-    async def of(self, device: str) -> Present:
-        """Return what is in mind of a device, read from the store at its first call."""
+    async def of(self, device: str, connection: int = 0) -> Present:
+        """Return what is in mind of a device, read from the store at its first call.
+
+        With other replicas it is read again at every new connection, because the device may have been at another one.
+        """
         present = self._present.get(device)
-        if present is None:
+        if present is None or (not self._alone and present.connection != connection):
             standing = await self._store.standing(device)
             present = self._present.setdefault(device, Present(device))
+            present.connection = connection
             present.known, present.counter = standing.known, standing.counter
             present.head_sequence = standing.head_sequence
             present.slots, present.commands = dict(standing.slots), list(standing.commands)
+            present.taken.clear()
         return present
 
     def heard(self, present: Present, address: str, seen: int) -> None:

@@ -74,11 +74,11 @@ class Sync:
         """Write an answer in the form of its call."""
         return _to_packed(answer) if media == MEDIA_MSGPACK else _to_json(answer)
 
-    async def answer(self, device: str, address: str, call: Call) -> Answer:
+    async def answer(self, device: str, address: str, call: Call, connection: int = 0) -> Answer:
         """Answer a device that has proved itself. Raises: StorageError, FleetBusyError, UnlistedDeviceError."""
         self.calls += 1
         presence = self._presence
-        present = await presence.of(device)
+        present = await presence.of(device, connection)
         presence.heard(present, address, call.seen)
         problem = await self._take_report(present, call.report) if call.report else ""
         taken = present.taken.get(call.outbox)

@@ -21,7 +21,7 @@ from lenskeep.errors import (
     UnlistedDeviceError,
 )
 from lenskeep.fleet.store import rows
-from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
+from lenskeep.fleet.store.engine import Engine, Row, Transaction, WriteTransaction, steps
 from lenskeep.messages.fleet import AlarmView, DeedView, DeviceDetail, DeviceRow, RecordHead, ReportAnswer
 from lenskeep.trust.invitation import Invitation
 
@@ -301,13 +301,14 @@ async def _refuse_revoked(tx: Transaction, key: PublicKey) -> None:
         )
 
 
-async def _admit(tx: Transaction, device: str, key: PublicKey, certify: Certify, now_ms: int) -> Certified:
+async def _admit(tx: WriteTransaction, device: str, key: PublicKey, certify: Certify, now_ms: int) -> Certified:
     """Make a key the only one of a device; whatever it had before is let in no longer."""
     await _refuse_revoked(tx, key)
     taken = await tx.one("SELECT device FROM device_key WHERE key_id = ? AND device <> ?", key.id, device)
     if taken is not None:
         raise ForeignIdentityError(f"The key belongs to {taken['device']!r} already.")
     made = certify()
+    await tx.tell("revocations", device)
     await tx.run("DELETE FROM device_key WHERE device = ?", device)
     await tx.run(
         "INSERT INTO device_key VALUES (?, ?, ?, 'current', ?, ?, ?)",

@@ -4,8 +4,9 @@ Rules. Records wait in `inbox`, where the acknowledgement put them; merging take
 transaction, so each counts once, whoever is killed when, and however many replicas try. (Adding up in the transaction
 of the acknowledgement would have every replica and every device write the same few rows.) The rows' number depends on
 versions, hardware classes and time, not on devices: hours are kept for `HOURS_KEPT`, then days for `DAYS_KEPT`. Per
-device there are the newest window of each slot and the newest vitals, about 2 KB; happenings are kept for
-`HAPPENINGS_KEPT_MS`.
+device there are the newest window of each slot and the newest vitals, about 2 KB; of happenings the newest
+`HAPPENINGS_KEPT`. So 10,000 devices are 20 MB, happenings 200 MB at most, and a version on one hardware class with six
+stages 0.5 MB for its week of hours and 3 KB for each day before.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lenskeep.sketch import Sketch, SketchSum
 
 HOUR_S, DAY_S = 3600, 86_400
 HOURS_KEPT, DAYS_KEPT = 7 * 24, 400
+HAPPENINGS_KEPT = 1_000_000
 HAPPENINGS_KEPT_MS = 90 * DAY_S * 1000
 AHEAD_S = 900  # a device's clock that is further ahead than this is not believed
 COUNTS = ""  # the stage of the row that holds no sketch
@@ -194,6 +196,9 @@ class TelemetryStore:
             )
             await tx.run("DELETE FROM telemetry WHERE begin_s < ?", now_s - DAYS_KEPT * DAY_S)
             await tx.run("DELETE FROM happening WHERE received_ms < ?", now_s * 1000 - HAPPENINGS_KEPT_MS)
+            newest = await tx.one("SELECT max(id) AS id FROM happening")
+            if newest is not None and newest["id"]:
+                await tx.run("DELETE FROM happening WHERE id <= ?", newest["id"] - HAPPENINGS_KEPT)
         return len(old)
 
     # --- asking ---------------------------------------------------------------------------------------------------
