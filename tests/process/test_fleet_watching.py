@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,7 +95,7 @@ async def test_metrics_say_who_is_well_what_runs_how_fast_and_what_ends(fleet: F
     assert 'lenskeep_fleet_devices{health="healthy"} 1.0' in text
     assert f'lenskeep_fleet_version_devices{{bundle="{GOOD}"}} 1.0' in text
     assert f'lenskeep_fleet_outcome_ratio{{bundle="{GOOD}",hardware="rk3588",outcome="ng"}} 0.1' in text
-    found = re.search(r'latency_seconds\{bundle="\S+",hardware="rk3588",quantile="0.99"\} (\S+)', text)
+    found = re.search(r'latency_seconds\{bundle="\S+",hardware="rk3588",percentile="99"\} (\S+)', text)
     assert found is not None
     assert float(found[1]) == pytest.approx(0.0091, rel=0.01)
     assert float(re.findall(r"^lenskeep_fleet_records_total (\S+)", text, re.MULTILINE)[0]) == 2
@@ -190,7 +191,8 @@ def test_cache_lets_nothing_else_through(cache: str) -> None:
     for path in ("/", "/v1/devices", "/v1/enrolment", "/metrics"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             get(cache + path)
-        assert refused.value.code == 404
+        with refused.value:
+            assert refused.value.code == 404
 
 
 def test_ends_of_a_damaged_or_missing_repository_are_left_out(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def _versions(found: list[VersionLine]) -> Iterator[Metric]:
     latency = GaugeMetricFamily(
         "lenskeep_fleet_latency_seconds",
         "Time per picture in the last hour.",
-        labels=["bundle", "hardware", "quantile"],
+        labels=["bundle", "hardware", "percentile"],
     )
     shares = GaugeMetricFamily(
         "lenskeep_fleet_outcome_ratio", "Parts of the last hour's pictures.", labels=["bundle", "hardware", "outcome"]
@@ -126,8 +126,8 @@ def _versions(found: list[VersionLine]) -> Iterator[Metric]:
     )
     for one in found:
         for line in one.behaviour:
-            latency.add_metric([one.bundle, line.hardware, "0.5"], line.p50_ms / 1000)
-            latency.add_metric([one.bundle, line.hardware, "0.99"], line.p99_ms / 1000)
+            latency.add_metric([one.bundle, line.hardware, "50"], line.p50_ms / 1000)
+            latency.add_metric([one.bundle, line.hardware, "99"], line.p99_ms / 1000)
             frames.add_metric([one.bundle, line.hardware], line.frames)
             for outcome, share in (("miss", line.misses_share), ("ng", line.ng_share), ("error", line.errors_share)):
                 shares.add_metric([one.bundle, line.hardware, outcome], share)
