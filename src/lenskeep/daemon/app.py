@@ -185,6 +185,7 @@ async def _build(
     views.fleet = fleetsync.view
     looks.append(fleetsync.checks)
     events.heed = outbox.heed
+    fleetsync.hear = lambda answer: supply.neighbours.heard(answer.neighbours)
     outbox.told = follower.moved = sync.moved = commands.ended = fleetsync.soon
     rooms = Rooms(
         operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,

@@ -2,7 +2,7 @@
 
 Rules. Only the layout of `trust/names` is served: `metadata/NAME.json` and `targets/DIR/SHA256.NAME`, no link, no
 listing. A file that carries its version or its digest in its name never changes. Whether a newer root exists and what
-`timestamp.json` says is asked every time. Range, ETag and sendfile are aiohttp's.
+`timestamp.json` says is asked every time. Range and ETag are aiohttp's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from lenskeep.errors import UnknownNameError
+from lenskeep.fleet.sending import SentFile
 from lenskeep.trust.names import METADATA, TARGETS
 
 FOREVER = "public, max-age=31536000, immutable"
@@ -62,7 +63,7 @@ class Repository:
             if self._elsewhere is not None and kept == FOREVER:
                 return await self._elsewhere(request, str(name), {"Cache-Control": kept})
             raise UnknownNameError(f"The repository has no {name}.")
-        return web.FileResponse(self._folder / name, headers={"Cache-Control": kept})
+        return SentFile(self._folder / name, headers={"Cache-Control": kept})
 
     def _plain_in_thread(self, name: Path) -> bool:
         """Say whether a name is a plain file, reached through plain folders."""
