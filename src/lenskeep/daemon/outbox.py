@@ -2,7 +2,10 @@
 
 Rules. It collects only while this device belongs to a fleet. What it reads from the registry's record it reads behind
 the last entry that it took, and notes how far it came in the transaction that puts the events in; so a daemon that is
-killed anywhere tells each entry once. A full disk changes nothing but the time: it is tried again.
+killed anywhere tells each entry once. In each start of the daemon the fleet is heard before anything is sent and
+before the record is read: an outbox that was put back from a copy is known then by what the fleet has, and what may
+have been told in its first life is given up rather than told twice. A full disk changes nothing but the time: it is
+tried again.
 """
 
 from __future__ import annotations
@@ -76,6 +79,8 @@ class Outbox:
         self._fault_told_s: dict[tuple[str, str], float] = {}
         self._vitals_due_s = 0.0
         self._born_n = 0  # the first number of this start of the daemon
+        self._begun = 0  # the entry before that of this start
+        self._agreed = False  # the fleet was heard in this start
         self._wake = asyncio.Event()
         self.told: Callable[[], None] = lambda: None  # called when there is something that the fleet should hear soon
 
@@ -85,6 +90,9 @@ class Outbox:
             found = await outbox.state(tx)
         self._born_n = found.next_n if found is not None else 0
         self._metrics.told_to_fleet = self._belongs
+        async with self._registry.read() as tx:
+            start = await audit.last_of(tx, "start")
+        self._begun = start.sequence - 1 if start is not None else 0
 
     # --- what comes in --------------------------------------------------------------------------------------------
 
@@ -151,6 +159,8 @@ class Outbox:
             newest = await audit.newest(tx)
             if newest is None or (found is not None and newest.sequence == found.entry):
                 return [], None
+            if found is not None and found.entry >= 0 and not self._agreed:
+                return [], None  # it lies safe in the record
             if found is None or found.entry < 0:
                 return [], await _joined(tx, newest.sequence)
             if newest.sequence < found.entry:  # the registry was put back: its record goes on from there
@@ -173,6 +183,8 @@ class Outbox:
             records = await outbox.oldest(tx, RECORDS_MAX)
         if found is None:
             return "", -1, []
+        if not self._agreed:
+            return found.name, after, []
         if records and records[-1].n > found.sent:
             async with self._windows.write() as tx:
                 current = await outbox.oldest(tx, RECORDS_MAX)  # it may have been made smaller in between
@@ -184,15 +196,28 @@ class Outbox:
         """Take the fleet's word for what it has; return how many records could be forgotten."""
         async with self._windows.read() as tx:
             found, after = await outbox.state(tx), await outbox.gone_up_to(tx)
-        if found is None or found.name != name or taken <= after:
+        if found is None or found.name != name:
+            return 0
+        if taken <= after:
+            self._agree()
             return 0
         async with self._windows.write() as tx:
-            if taken <= found.sent:
-                return await outbox.forget(tx, taken)
-            gone = await outbox.rename(tx, self._born_n)
+            put_back = taken > found.sent
+            gone = await outbox.rename(tx, self._born_n) if put_back else await outbox.forget(tx, taken)
+            if put_back:
+                await outbox.take_entries(tx, [], self._begun)
+        self._agree()
+        if not put_back:
+            return gone
         self._born_n = 0
         log.warning("the outbox was put back from a copy; %d records that the fleet may have were given up", gone)
         return 0
+
+    def _agree(self) -> None:
+        if not self._agreed:
+            self._agreed = True
+            self._wake.set()  # what is in the record and not told yet
+            self.told()
 
     async def held(self) -> tuple[Held, int]:
         """Return what is held, and how many records were ever dropped."""

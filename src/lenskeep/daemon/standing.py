@@ -40,6 +40,7 @@ class Standing:
 
     async def slots(self) -> list[SlotNow]:
         """Return how every slot stands; one that the fleet assigned something to and that is not here stands too."""
+        await self._follower.look()
         async with self._database.read() as tx:
             assigned = {one.slot: one for one in await repository.assigned(tx)}
             here = {slot.name: slot for slot in await slots.everything(tx) if slot.name in self._supervisor.processes}

@@ -168,7 +168,7 @@ async def rename(tx: Transaction, doubtful_below: int) -> int:
     Args:
         doubtful_below: records with smaller numbers may be at the fleet already; giving them up counts nothing twice.
     """
-    gone = await tx.run("DELETE FROM outbox_record WHERE n < ?", doubtful_below)
+    gone = await tx.run("DELETE FROM outbox_record WHERE n < ? AND kind != 'lost'", doubtful_below)
     kept = [_record(row["body"]) for row in await tx.all("SELECT body FROM outbox_record ORDER BY n")]
     await tx.run("DELETE FROM outbox_record")
     await tx.run("UPDATE outbox SET name = ?, next_n = 0, sent = -1", uuid.uuid4().hex)
