@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from lenskeep.bundle.keys import generate_key
+from lenskeep.cli.fleetclient import FleetClient
 from lenskeep.cli.wire import Address
-from lenskeep.errors import ConflictError, NotPermittedError, RequestError
+from lenskeep.errors import ConflictError, NotPermittedError, RequestError, UnknownNameError
 from lenskeep.messages.fleet import OperatorTokenAsk
 from lenskeep.messages.rollouts import Deadlines, Gates, Plan, RolloutAsk, RolloutDetail, TagAsk, Wave
+from lenskeep.trust.keeping import director
+from lenskeep.trust.keeping.workspace import writing
 from tests.fleetrig import FleetServer
 from tests.repositories import Repository
 from tests.rolloutdevices import ScriptedDevice
@@ -235,8 +240,6 @@ async def test_a_rollout_that_lacks_an_approval_asks_nobody(fleet: Fleet) -> Non
     tokens = {}
     for name in ("ben", "clara"):
         tokens[name] = await asyncio.to_thread(client.add_operator, OperatorTokenAsk(name=name, role="operator"))
-    from lenskeep.cli.fleetclient import FleetClient
-
     port = Address(host="127.0.0.1", port=fleet.server.operator_port)
     shown = await fleet.start("100%", approvals=2)
     number = shown.rollout.id
@@ -255,8 +258,6 @@ async def test_a_rollout_that_lacks_an_approval_asks_nobody(fleet: Fleet) -> Non
 
 async def test_outside_its_window_devices_stage_and_wait(fleet: Fleet) -> None:
     await fleet.join(1)
-    import time
-
     hour = (time.gmtime().tm_hour + 12) % 24
     shown = await fleet.start("100%", windows=[f"{hour:02}:00-{(hour + 1) % 24:02}:00"])
     shown = await fleet.until_device(shown.rollout.id, "cam-0", "staged")
@@ -305,12 +306,40 @@ async def test_a_slot_is_in_one_rollout_at_a_time(fleet: Fleet) -> None:
 
 
 async def test_a_thief_of_the_directors_key_chooses_among_released_versions_only(fleet: Fleet) -> None:
-    from lenskeep.errors import UnknownNameError
-    from lenskeep.trust.keeping import director
-    from lenskeep.trust.keeping.workspace import writing
-
     with writing(fleet.server.repository) as work, pytest.raises(UnknownNameError):
         director.assign(
             work, {"cam-0": {"main": ("cap-inspect", "6.6.6")}}, [fleet.repository.keys["online"], generate_key()],
             fleet.repository.now_s,
         )  # fmt: skip
+
+
+async def test_an_operator_rolls_out_from_the_command_line(fleet: Fleet, tmp_path: Path) -> None:
+    await fleet.join(3)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f'bundle = "{NEW}"\nslot = "main"\ntarget = "group=pilots"\nsoak_s = 0.2\nreason = "new lot"\n'
+        '[[waves]]\ntake = "1"\n[[waves]]\ntake = "100%"\n[gates]\nfailed_max = 1\n'
+    )
+
+    async def said(*words: str, ends: int = 0) -> str:
+        command = [sys.executable, "-m", "lenskeep.cli.main", "fleet", "--fleet", str(fleet.server.socket), *words]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        text = (await process.communicate())[0].decode()
+        assert process.returncode == ends, text
+        return text
+
+    await said("tag", "cam-0", "cam-2", "site=a", "line=3")
+    assert "cam-2" in await said("groups", "pilots", "site=a")
+    assert "Nothing was started" in await said("rollout", "start", "--plan", str(plan), "--dry-run")
+    text = await said("rollout", "start", "--plan", str(plan))
+    assert "Rollout 1 of cap-inspect@1.1.0 to 2 devices (group=pilots)" in text
+    assert "finished" in await said("rollout", "watch", "1", "--timeout", "40")
+    assert '"state":"finished"' in (await said("rollout", "list", "--json")).replace(": ", ":")
+    assert "runs cap-inspect@1.1.0" in await said("rollout", "show", "1", "--devices")
+    assert fleet.devices["cam-1"].device.running == OLD
+    await said("rollout", "abort", "1", "--revert", "--reason", "misses scratches")
+    assert "aborted" in await said("rollout", "watch", "1", "--timeout", "40", ends=9)
+    assert {one.device.running for one in fleet.devices.values()} == {OLD}
+    await said("rollout", "pause", "1", ends=6)

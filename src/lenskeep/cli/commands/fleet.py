@@ -11,6 +11,7 @@ import click
 from lenskeep.cli.commands.fleetlook import devices, drift, history, overview, show, versions
 from lenskeep.cli.commands.fleetop import op
 from lenskeep.cli.commands.fleetstore import backup, migrate, restore
+from lenskeep.cli.commands.rollout import groups, rollout, tag
 from lenskeep.cli.fleetclient import client_of
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
@@ -216,7 +217,7 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-for command in (overview, devices, show, versions, drift, history, op, migrate, backup, restore):
+for command in (overview, devices, show, versions, drift, history, rollout, groups, tag, op, migrate, backup, restore):
     fleet.add_command(command)
 
 

@@ -184,19 +184,21 @@ class Workspace:
 
     def _write(self, files: list[tuple[str, bytes]]) -> None:
         """Write files that may appear in any order among themselves; durable when it returns."""
-        scratch = [(self._scratch(data), name) for name, data in files]
-        with ThreadPoolExecutor(_SYNCS_MAX if len(scratch) > _SYNCS_MAX else 1) as pool:  # disks like many at once
-            list(pool.map(lambda one: _sync(one[0], os.O_RDONLY), scratch))
+        with ThreadPoolExecutor(_SYNCS_MAX if len(files) > _SYNCS_MAX else 1) as pool:  # disks like many at once
+            scratch = list(pool.map(lambda one: (self._scratch(one[1], durable=True), one[0]), files))
         for path, name in scratch:
             self._appear(path, name)
         for folder in sorted({(self.folder / name).parent for _, name in scratch}):
             _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
-    def _scratch(self, data: bytes) -> Path:
+    def _scratch(self, data: bytes, *, durable: bool = False) -> Path:
         path = self.folder / _SCRATCH / f"{os.getpid()}-{hashlib.sha256(data).hexdigest()[:16]}-{time.monotonic_ns()}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         return path
 
     def _appear(self, scratch: Path, name: str) -> None:
