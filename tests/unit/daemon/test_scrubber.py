@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -57,7 +58,14 @@ class Store:
 
 @asynccontextmanager
 async def store_in(folder: Path, **storage: float) -> AsyncIterator[Store]:
-    places = Places(folder, folder / "run")
+    with tempfile.TemporaryDirectory(prefix="lk-") as run:  # short enough for a socket's path
+        async with _store_in(Places(folder, Path(run)), storage) as store:
+            yield store
+
+
+@asynccontextmanager
+async def _store_in(places: Places, storage: dict[str, float]) -> AsyncIterator[Store]:
+    folder = places.state_dir
     places.make()
     blobs = Blobs(folder, free_bytes_min=0)
     blobs.prepare_in_thread()
