@@ -25,6 +25,15 @@ SITES = ("aachen", "aachen", "aachen", "brno", "brno")
 NAME = "cap-inspect"
 FRAMES_PER_S = 5
 PATIENCE_S = 240.0
+PLAN = """\
+slot = "main"
+target = "all"
+waves = [{ take = "canary=yes" }, { take = "60%" }, { take = "100%" }]
+soak_s = 2                     # how long a wave is watched before the next begins
+on_broken = "abort-revert"     # nobody is asked any more, and every device goes back to what it ran before
+[gates]
+failed_max = 0
+"""
 GOOD, BAD = f"{NAME}@1.0.0", f"{NAME}@1.1.0"
 
 
@@ -189,6 +198,8 @@ class FleetTour:
                 ("seconds = 60", "seconds = 6"), ("frames_min = 30", "frames_min = 20"),
                 ("fps = 0.0", f"fps = {FRAMES_PER_S}.0"),
             )  # fmt: skip
+            if name == names[-1]:  # the canary does not look at what its results are: others have to
+                self.configure(config, config.read_text(), ("outcome_shift_max = 0.30", "outcome_shift_max = 1.0"))
             self.start(name, "lenskeep.daemon", config)
             self.until(f"the start of {name}", lambda name=name: self.socket(name).exists() or self.ended())
         for name, site in zip(names, SITES, strict=True):
@@ -197,19 +208,15 @@ class FleetTour:
             if name == names[0]:
                 print(f"\n$ lenskeep fleet token {name}\n{token}")
             self.run(*words, device=name, show=name == names[0])
-            self.run("fleet", "tag", name, f"site={site}", show=name == names[0])
+            self.run("fleet", "tag", name, f"site={site}", show=False)
+        self.run("fleet", "tag", names[-1], "canary=yes")
         self.run("fleet", "devices")
 
     # --- rollouts ----------------------------------------------------------------------------------------------
 
     def roll_out(self, bundle: str, reason: str) -> int:
-        """Start a rollout: one device first, then two fifths, then all."""
-        words = (
-            "fleet", "rollout", "start", bundle, "--slot", "main", "--target", "all", "--wave", "site=brno name=cam-5",
-            "--wave", "60%", "--wave", "100%", "--soak", "2s", "--on-broken", "abort-revert", "--failed-max", "0",
-            "--reason", reason,
-        )  # fmt: skip
-        self.run(*words)
+        """Start a rollout by the plan."""
+        self.run("fleet", "rollout", "start", bundle, "--plan", "plan.toml", "--reason", reason)
         return int(self.facts("fleet", "rollout", "list")[0]["id"])
 
     def rollout(self, number: int) -> Any:
@@ -229,7 +236,7 @@ class FleetTour:
             return found["state"] == state or self.ended()
 
         self.until(f"rollout {number}: {state}", there, now)
-        self.run("fleet", "rollout", "show", str(number))
+        self.run("fleet", "rollout", "show", str(number), "--devices")
 
     def everybody_runs(self, bundle: str) -> bool:
         """Say whether every device runs a version, by its signed reports."""
@@ -245,6 +252,8 @@ class FleetTour:
         self.say("Release the first version, and roll it out in waves: one device, three, all")
         self.pack("1.0.0")
         self.publish("1.0.0")
+        (self.folder / "plan.toml").write_text(PLAN)
+        print(f"\n$ cat plan.toml\n{PLAN.rstrip()}")
         first = self.roll_out(GOOD, "first version")
         self.follow(first, "finished")
         self.until(f"all running {GOOD}", lambda: self.everybody_runs(GOOD))
@@ -252,13 +261,14 @@ class FleetTour:
         self.run("fleet", "versions")
 
         self.say("A bad version: it passes every check of the lab, and calls good caps bad on the line")
+        print("The canary's own gate for that is switched off, so the first wave goes through; the second will see it.")
         self.pack("1.1.0", "--ok", "missing", "--ng", "good,scratched")
         self.publish("1.1.0")
         time.sleep(5)  # a few more pictures of the good one, to compare with
         second = self.roll_out(BAD, "faster, says the lab")
         self.follow(second, "aborted")
         self.until(f"all running {GOOD} again", lambda: self.everybody_runs(GOOD))
-        self.say("The rollout stopped itself after its first device; everybody runs the version before")
+        self.say("It stopped itself in its second wave and took the version back; everybody runs the one before")
         self.run("fleet", "devices")
         self.run("fleet", "history", BAD)
         self.run("fleet", "drift")
