@@ -38,6 +38,7 @@ SOON_S = 0.1  # what happens within this is told together
 BACK_OFF_S = 2.0
 BACK_OFF_PACES = 5.0  # at most so many paces apart
 REPORT_AGAIN_S = 600.0  # one that was refused
+TELL_AGAIN_S = 30.0
 NEXT_S_MAX = 3600.0
 
 
@@ -78,6 +79,7 @@ class FleetSync:
         self._soon = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._told = _Told()
+        self._told_again_s = float("-inf")
         self._spoken = False  # in this start of the daemon
         self._heard_s = float("-inf")
         self._fault: LenskeepError | None = None
@@ -211,8 +213,7 @@ class FleetSync:
         if report is not None:
             await self._note_report(report, answer)
         elif self._told.payload and answer.known != self._told.payload:
-            self._told = _Told()  # the fleet was put back, or somebody carried another report: told again
-            self._soon.set()
+            self._tell_again()
         await self._reporter.note_witness(answer.head_sequence)
         if await self._commands.take(answer.commands):
             self._soon.set()
@@ -223,6 +224,13 @@ class FleetSync:
             await self._sync.level(answer.newest)
         # what cannot be verified is not waited for at the door: the fleet would answer at once, again and again
         return max(rest_s, self._settings.poll_s) if self._behind else rest_s
+
+    def _tell_again(self) -> None:
+        """Tell all of it once more: the fleet was put back, or somebody carried an older report there."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._told_again_s >= TELL_AGAIN_S:
+            self._told_again_s, self._told = now_s, _Told()
+            self._soon.set()
 
     # --- the report -----------------------------------------------------------------------------------------------
 

@@ -49,7 +49,18 @@ function paint() {
     importing.paint();
     models.paint();
   }
-  say(byId("footer"), state.status ? text.t("footer", { version: state.status.version, rss: text.number(state.status.daemon_rss_mb), load: text.number(state.status.load, 2) }) : "");
+  say(byId("footer"), state.status ? footer(state.status) : "");
+}
+
+function footer(status) {
+  const box = text.t("footer", { version: status.version, rss: text.number(status.daemon_rss_mb), load: text.number(status.load, 2) });
+  return status.fleet ? `${box} · ${fleetLine(status.fleet)}` : box;
+}
+
+function fleetLine(fleet) {
+  const heard = fleet.heard_s === null ? "" : text.t("fleet.heard", { seconds: text.number(fleet.heard_s) });
+  const facts = { heard, seconds: text.number(fleet.heard_s || 0), waiting: text.number(fleet.waiting) };
+  return text.t(fleet.level ? "fleet.level" : "fleet.behind", facts);
 }
 
 function paintSlotChoice() {
