@@ -90,36 +90,38 @@ class Database:
 
 @asynccontextmanager
 async def open_database(
-    path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    path: Path, schema: str, *, synchronous: Literal["FULL", "NORMAL"] = "FULL", cache_kib: int = 256
 ) -> AsyncIterator[Database]:
     """Open a database file, check it, and bring its schema up to date.
 
     Args:
         schema: the package that holds the numbered steps, e.g. `lenskeep.registry.schema`.
+        cache_kib: pages held in memory; a quarter of it, 1 MB at least, is written before they go into the file.
     Raises: RegistryCorruptError when the file is not a sound database; StorageError, StorageFullError.
     """
     with _translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         async with aiosqlite.connect(path, isolation_level=None) as writer:
-            await _prepare(writer, synchronous)
+            await _prepare(writer, synchronous, cache_kib)
             await _check(writer, path)
             await _migrate(writer, schema)
             async with aiosqlite.connect(path, isolation_level=None) as reader:
-                await _prepare(reader, synchronous)
+                await _prepare(reader, synchronous, cache_kib)
                 await reader.execute("PRAGMA query_only=ON")
                 yield Database(path, writer, reader)
 
 
-async def _prepare(connection: aiosqlite.Connection, synchronous: str) -> None:
+async def _prepare(connection: aiosqlite.Connection, synchronous: str, cache_kib: int) -> None:
     connection.row_factory = sqlite3.Row
+    checkpoint_kib = max(1024, cache_kib // 4)
     for pragma in (
         "busy_timeout=5000",
         "journal_mode=WAL",
         f"synchronous={synchronous}",
         "foreign_keys=ON",
-        "cache_size=-256",
-        "wal_autocheckpoint=256",
-        "journal_size_limit=4194304",
+        f"cache_size=-{cache_kib}",
+        f"wal_autocheckpoint={checkpoint_kib // 4}",
+        f"journal_size_limit={checkpoint_kib * 4096}",
     ):
         await connection.execute(f"PRAGMA {pragma}")
 

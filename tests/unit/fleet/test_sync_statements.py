@@ -61,7 +61,7 @@ async def test_who_was_heard_is_written_together(rig: Rig) -> None:
     await rig.all_call(Call())
     rig.statements.clear()
     await rig.presence.write()
-    assert [each.split()[0] for each in rig.statements] == ["BEGIN", *["INSERT"] * len(DEVICES), "COMMIT"]
+    assert [each.split()[0] for each in rig.statements] == ["BEGIN", "INSERT", "COMMIT"]
     rig.statements.clear()
     await rig.presence.write()
     assert rig.statements == []

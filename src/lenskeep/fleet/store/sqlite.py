@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import re
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from lenskeep.database import Database, open_database
 from lenskeep.fleet.store.engine import Channel, News, Told
 
 ROWS_AT_ONCE = 1000
+CACHE_KIB = 32 << 10
+INSERTED_AT_ONCE = (50, 10)
+_INSERT = re.compile(r"(INSERT INTO .+? VALUES )(\([?, ]+\))(.*)", re.DOTALL)
 
 
 class SqliteTransaction(database.Transaction):
@@ -20,6 +24,21 @@ class SqliteTransaction(database.Transaction):
     def __init__(self, opened: database.Transaction) -> None:
         super().__init__(opened.connection)
         self.told: list[tuple[Channel, str]] = []
+
+    async def many(self, sql: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Execute one statement for every row; rows that are inserted go in by groups.
+
+        Each statement that ends gives the interpreter away and has to get it back from the busy loop, while the door
+        is closed for others: row by row that took most of a transaction's time.
+        """
+        left = list(rows)
+        head, marks, tail = found.groups() if (found := _INSERT.fullmatch(sql)) else ("", "", "")
+        for size in INSERTED_AT_ONCE if head else ():
+            while len(left) >= size:
+                some, left = left[:size], left[size:]
+                await self.run(f"{head}{', '.join([marks] * size)}{tail}", *(value for row in some for value in row))
+        if left:
+            await super().many(sql, left)
 
     async def tell(self, channel: Channel, subject: str = "") -> None:
         """Tell this process once it is committed."""
@@ -85,5 +104,5 @@ class SqliteEngine:
 @asynccontextmanager
 async def open_sqlite(path: Path, schema: str) -> AsyncIterator[SqliteEngine]:
     """Open the file and bring its schema up to date. Raises: RegistryCorruptError, StorageError, StorageFullError."""
-    async with open_database(path, schema) as opened:
+    async with open_database(path, schema, cache_kib=CACHE_KIB) as opened:
         yield SqliteEngine(opened)
