@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
 
 CHUNK_BYTES = 1 << 20
-KERNEL_BYTES = 1 << 19  # at once; others have their turn in between
+KERNEL_BYTES = 1 << 21  # at once; others have their turn in between
 STALL_S = 60.0
 LOOK_S = 0.001
 
@@ -76,27 +76,32 @@ async def _send_beside(transport: asyncio.Transport, file: int, offset: int, cou
     """Write to the transport's socket by a second descriptor of it."""
     loop = asyncio.get_running_loop()
     sink = os.dup(transport.get_extra_info("socket").fileno())
+    room = asyncio.Event()
+    loop.add_writer(sink, room.set)
     try:
-        while count > 0:
-            try:
-                sent = os.sendfile(sink, file, offset, min(KERNEL_BYTES, count))
-            except BlockingIOError:
-                await _writable(loop, sink)
-                continue
-            if not sent or transport.is_closing():
-                raise ConnectionResetError("The connection is lost, or the file became shorter while it was sent.")
-            offset += sent
-            count -= sent
-            await asyncio.sleep(0)
+        async with asyncio.timeout(STALL_S) as limit:
+            while count > 0:
+                asked = min(KERNEL_BYTES, count)
+                sent = _sent(sink, file, offset, asked)
+                if transport.is_closing():
+                    raise ConnectionResetError("The connection is lost.")
+                offset, count = offset + sent, count - sent
+                if sent < asked:
+                    room.clear()
+                if sent:
+                    limit.reschedule(loop.time() + STALL_S)
+                await (room.wait() if sent < asked else asyncio.sleep(0))
     finally:
+        loop.remove_writer(sink)
         os.close(sink)
 
 
-async def _writable(loop: asyncio.AbstractEventLoop, sink: int) -> None:
-    ready = asyncio.Event()
-    loop.add_writer(sink, ready.set)
+def _sent(sink: int, file: int, offset: int, count: int) -> int:
+    """Give the kernel what it takes now. Raises: ConnectionResetError when the file ends before."""
     try:
-        async with asyncio.timeout(STALL_S):
-            await ready.wait()
-    finally:
-        loop.remove_writer(sink)
+        sent = os.sendfile(sink, file, offset, count)
+    except BlockingIOError:
+        return 0
+    if not sent:
+        raise ConnectionResetError("The file became shorter while it was sent.")
+    return sent
