@@ -93,6 +93,7 @@ class SimDevice:
         self._late: bytes = b""
         self._next_window_s = self._now_s() + self._plan.window_s * dice.random()
         self._silent = False
+        self._newest = 0  # what a device that verifies nothing says that it has seen
         self._rushing = self._cut = False
         if not self.journal.next_number:
             self._produce(self._plan.backlog)
@@ -202,10 +203,10 @@ class SimDevice:
         slots = [self._line.told()] if self._line.state else []
         report = self._report()
         quiet = not records and not self._done and slots == self._told and not report
-        wait_s = min(self._plan.wait_s, self._due_in_s()) if quiet and not self._plan.drain else 0.0
+        wait_s = min(self._plan.wait_s, self._due_in_s()) if quiet and not self._plan.drain and not self._cut else 0.0
         self._told = list(slots)
         return Call(
-            seen=self._view.timestamp if self._view else 0, known=self._known, report=report, slots=slots,
+            seen=self._view.timestamp if self._view else self._newest, known=self._known, report=report, slots=slots,
             records=records, outbox=self.journal.outbox, after=self.journal.after, done=self._done,
             wait_s=round(wait_s, 3),
         )  # fmt: skip
@@ -302,6 +303,7 @@ class SimDevice:
         self.journal.acknowledged(answer.taken)
         self._done = [Outcome(id=one.id, state="done") for one in answer.commands]
         self._hear_of_report(call, answer)
+        self._newest = answer.newest
         news = self._view is not None and answer.newest > self._view.timestamp
         if news:
             await self._look()
