@@ -59,7 +59,7 @@ def backup(context: click.Context, file: Path, path: Path | None, passphrase: st
 
     \b
       lenskeep fleet backup /backup/fleet-$(date +%F).lkf
-      lenskeep fleet backup fleet.lkf --config fleet.toml --passphrase /root/passphrase
+      lenskeep fleet backup fleet.lkf --config fleet.toml --passphrase /etc/lenskeep-fleet/passphrase
       lenskeep fleet restore fleet.lkf
     """
     _run(context, path, "backup", str(file), *(["--passphrase", passphrase] if passphrase else []))
@@ -77,7 +77,7 @@ def restore(context: click.Context, file: Path, path: Path | None, passphrase: s
 
     \b
       lenskeep fleet restore fleet.lkf
-      lenskeep fleet restore fleet.lkf --config fleet.toml --passphrase /root/passphrase
+      lenskeep fleet restore fleet.lkf --config fleet.toml --passphrase /etc/lenskeep-fleet/passphrase
       lenskeep fleet devices
     """
     _run(context, path, "restore", str(file), *(["--passphrase", passphrase] if passphrase else []))
