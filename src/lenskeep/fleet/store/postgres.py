@@ -132,7 +132,7 @@ class PostgresEngine:
 
     def __init__(self, pool: asyncpg.Pool, where: str) -> None:
         self.where = where
-        self._listens = False  # whether the engine has LISTEN; found out when it is tried
+        self._listens = self._deaf = False  # whether the engine has LISTEN, or not; found out when it is tried
         self._pool = pool
         self._door = asyncio.Lock()
         self._news = News()
@@ -204,9 +204,9 @@ class PostgresEngine:
                 raise
         raise AssertionError("unreachable")
 
-    async def _undo(self, connection: asyncpg.Connection | None) -> None:
-        if connection is not None and not connection.is_closed() and connection.is_in_transaction():
-            with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    async def _undo(self, connection: Any) -> None:
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            if _alive(connection) and connection.is_in_transaction():
                 await asyncio.shield(connection.execute("ROLLBACK"))
 
     async def _give_back(self, connection: asyncpg.Connection | None) -> None:
@@ -232,13 +232,13 @@ class PostgresEngine:
 
     async def follow(self) -> None:
         """Hear what other replicas tell, for as long as this one runs."""
-        listener: asyncpg.Connection | None = None
+        listener: Any = None
         lost_since = 0.0
         clock = asyncio.get_running_loop().time
         try:
             while True:
                 try:
-                    if listener is None or listener.is_closed():
+                    if not self._deaf and not _alive(listener):
                         listener = await self._open_listener()
                     if lost_since and clock() - lost_since > SIGNAL_KEPT_MS / 2000:
                         self._news.deliver_all()
@@ -252,7 +252,7 @@ class PostgresEngine:
                     await asyncio.wait_for(self._look.wait(), LOOK_S)
                 self._look.clear()
         finally:
-            if listener is not None and not listener.is_closed():
+            if _alive(listener):
                 with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                     await listener.remove_listener(_NEWS, self._wake)
             await self._give_back(listener)
@@ -266,6 +266,7 @@ class PostgresEngine:
             await connection.add_listener(_NEWS, self._wake)
         except asyncpg.PostgresError:  # no such statement here: news is looked for twice a second
             await self._give_back(connection)
+            self._deaf = True
             return None
         self._listens = True
         return connection
@@ -302,6 +303,14 @@ class PostgresEngine:
             await tx.run(_FORGET)
             newest = await tx.one("SELECT max(sequence) AS sequence FROM signal")
             self._heard = int(newest["sequence"] or 0)
+
+
+def _alive(connection: Any) -> bool:
+    """Say whether a connection can be used; the pool takes one back by itself when it breaks."""
+    try:
+        return connection is not None and not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False
 
 
 async def _make(connection: asyncpg.Connection, statement: str) -> None:
