@@ -150,7 +150,7 @@ class FleetSync:
         self._fault = error
 
     def _back_off_s(self, failed: int) -> float:
-        """Pause longer with every failure, spread over the whole span, so that nobody runs a fleet over that is back."""
+        """Pause longer with every failure, spread over the whole span, so that a fleet that is back is not run over."""
         most_s = min(BACK_OFF_PACES * self._settings.poll_s, BACK_OFF_S * (1 << min(failed, 16)))
         return most_s * random.uniform(0.5, 1.0)  # noqa: S311 - to spread, not to hide
 
