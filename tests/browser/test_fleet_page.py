@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import tempfile
 import time
@@ -16,9 +17,14 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from lenskeep.messages.fleet import FleetRole, LastRefusal, OperatorTokenAsk, SlotReport
+from lenskeep.messages.rollouts import Plan, RolloutAsk, Wave
 from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Happening, Vitals, Window
 from lenskeep.sketch import Sketch
+from lenskeep.trust.keeping import releases
+from tests import tinybundle
+from tests.device import bundle_bytes
 from tests.fleetrig import FleetServer, Member
+from tests.repositories import Repository
 
 pytestmark = pytest.mark.browser
 
@@ -39,6 +45,7 @@ def scene() -> Iterator[Scene]:
     folder = Path(tempfile.mkdtemp(prefix="lf-"))
     fleet = FleetServer(folder)
     try:
+        keep(fleet)
         fleet.start()
         with ThreadPoolExecutor(1) as aside:  # the browser's driver has a loop of its own in this thread
             aside.submit(lambda: asyncio.run(_report(fleet))).result()
@@ -48,6 +55,19 @@ def scene() -> Iterator[Scene]:
     finally:
         fleet.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep(fleet: FleetServer) -> None:
+    """A repository that lists both versions, and its online key for the fleet."""
+    repository = Repository(fleet.repository)
+    repository.keys["acme"] = tinybundle.key()
+    repository.publisher("acme", "cap-*")
+    files = [fleet.folder / f"cap-inspect-{version}.lkb" for version in ("1.0.0", "1.1.0")]
+    for file, version in zip(files, ("1.0.0", "1.1.0"), strict=True):
+        file.write_bytes(bundle_bytes(version))
+    repository.change(lambda work: releases.publish(work, files, repository.signers(), repository.now_s))
+    (fleet.folder / "online.key").write_bytes(repository.keys["online"].pem())
+    fleet.config.write_text(fleet.config.read_text() + f'[online]\nkeys = ["{fleet.folder}/online.key"]\n')
 
 
 async def _report(fleet: FleetServer) -> None:
@@ -190,3 +210,50 @@ def test_pages_speak_the_readers_language(visit: Callable[..., Page], language: 
 def test_pages_fit_a_telephone(visit: Callable[..., Page]) -> None:
     page = visit(width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+# --- rollouts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rolling(scene: Scene) -> int:
+    """A rollout that has asked cam-2, which does not answer; the repository is real."""
+    fleet = scene.fleet
+    plan = Plan(bundle=NEW, slot="main", target="cam-2,cam-3", waves=[Wave(take="cam-2"), Wave(take="100%")])
+    number = fleet.client.start_rollout(RolloutAsk(plan=plan)).rollout.id
+    until = time.monotonic() + 20
+    while not fleet.client.rollout(number).rollout.states.get("assigned"):
+        assert time.monotonic() < until, fleet.log()
+        time.sleep(0.1)
+    return number
+
+
+def test_a_rollout_is_seen_paused_resumed_and_taken_back_each_after_a_reason(
+    visit: Callable[..., Page], scene: Scene, rolling: int
+) -> None:
+    page = visit("operator", f"rollouts/{rolling}")
+    page.locator("#rollout", has_text="running").wait_for()
+    assert "1 on their way" in page.inner_text("#rollout")
+    assert page.get_attribute("#do-resume", "aria-disabled") == "true"
+    for button, word in (("#do-pause", "paused"), ("#do-resume", "running"), ("#do-revert", "going back|aborted")):
+        page.click(button)
+        page.fill("#reason", f"because {word}")
+        page.click("#dialog-yes")
+        page.locator("#rollout .head b", has_text=re.compile(word)).wait_for()
+    deeds = [deed.reason for deed in scene.fleet.client.deeds()]
+    assert {"because paused", "because running", "because going back|aborted"} <= set(deeds)
+
+
+def test_a_dialog_that_is_left_alone_changes_nothing(visit: Callable[..., Page], scene: Scene, rolling: int) -> None:
+    before = scene.fleet.client.rollout(rolling).rollout.state
+    page = visit("operator", f"rollouts/{rolling}")
+    page.click("#do-revert")
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(300)
+    assert scene.fleet.client.rollout(rolling).rollout.state == before
+
+
+def test_a_viewer_cannot_touch_a_rollout_and_is_told_why(visit: Callable[..., Page], rolling: int) -> None:
+    page = visit("viewer", f"rollouts/{rolling}")
+    page.wait_for_selector("#do-abort[aria-disabled=true]")
+    assert "operator" in str(page.get_attribute("#do-abort", "title"))
