@@ -38,6 +38,7 @@ from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
 from lenskeep.fleet.rolloutdoor import RolloutDoor
 from lenskeep.fleet.shelf import open_shelf
+from lenskeep.fleet.sites import Sites
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.intake import IntakeStore
 from lenskeep.fleet.store.opening import SQLITE, open_engine
@@ -118,6 +119,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             Telemetry(telemetry, clock).run(),
             held.run(),
             collect_gently(lambda: held.taken),
+            Sites(rollouts).run(presence),
             *([shelf.run()] if shelf else []),
         ]
         await _until(stop, [asyncio.create_task(loop) for loop in loops])

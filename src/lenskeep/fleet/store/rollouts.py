@@ -296,6 +296,15 @@ class RolloutStore:
             if not await tx.run("DELETE FROM device_group WHERE name = ?", name):
                 raise UnknownNameError(f"There is no group {name!r}.", hint="List them: lenskeep fleet groups.")
 
+    async def tagged(self, *keys: str) -> dict[str, dict[str, str]]:
+        """Return these tags of every device that has one of them."""
+        found: dict[str, dict[str, str]] = {}
+        async with self._database.read() as tx:
+            for key in keys:
+                for row in await tx.all("SELECT device, value FROM device_tag WHERE key = ?", key):
+                    found.setdefault(row["device"], {})[key] = row["value"]
+        return found
+
     async def tag(self, devices: Sequence[str], tags: dict[str, str | None]) -> None:
         """Tag devices, or take tags away. Raises: UnknownNameError; then nothing was changed."""
         async with self._database.write() as tx:
