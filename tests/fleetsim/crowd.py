@@ -54,6 +54,8 @@ class Process:
         """Wait for its end and return what it has to tell."""
         try:
             code = self.child.wait(seconds)
+            if code == -signal.SIGTERM:  # it was told to end before it had begun
+                return Told()
             assert code == 0, f"a process of devices ended with {code}"
             return read_told(self._told)
         finally:
