@@ -113,7 +113,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         stop = asyncio.Event()
         for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, stop.set)
-        renewal = Renewal(places.repository, config.online.keys, os.environ, store, clock)
+        renewal = Renewal(places.repository, config.online.keys, os.environ, store, clock, leads=leads)
         loops = [_renew(authority, context), renewal.run(), conductor.run(), intake.run(), presence.run()]
         loops += [
             Telemetry(telemetry, clock).run(),

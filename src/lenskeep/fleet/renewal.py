@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from lenskeep.clock import Clock
@@ -22,25 +22,40 @@ log = logging.getLogger("lenskeep.fleet")
 LOOK_S, AGAIN_S = 3600.0, 300.0
 FLEET_ITSELF = ""  # alarms that are about no device
 
+Leads = Callable[[], Awaitable[bool]]
+
+
+async def _alone() -> bool:
+    return True
+
 
 class Renewal:
     """Signs online roles anew in time."""
 
     def __init__(
-        self, repository: Path, keys: list[str], environment: Mapping[str, str], store: Store, clock: Clock
+        self,
+        repository: Path,
+        keys: list[str],
+        environment: Mapping[str, str],
+        store: Store,
+        clock: Clock,
+        *,
+        leads: Leads = _alone,
     ) -> None:
         self._repository = repository
         self._keys = keys
         self._environment = environment
         self._store = store
         self._clock = clock
+        self._leads = leads
 
     async def run(self) -> None:
         """Look every hour; without online keys there is nothing to do."""
         while self._keys:
             pause_s = LOOK_S
             try:
-                await self.look()
+                if await self._leads():  # of several replicas one signs
+                    await self.look()
             except LenskeepError as error:
                 pause_s = AGAIN_S
                 log.warning("%s The repository was not renewed: %s", error.code, error)

@@ -97,8 +97,14 @@ class Shelf:
                 pass
 
     async def begin(self) -> None:
-        """Bring both to the same version once. Raises: BlobStoreError."""
+        """Bring both to the same version once; of two that signed the same number, the store's counts.
+
+        Raises: BlobStoreError, StorageError.
+        """
         self._there = await self._version_there()
+        self._here = await asyncio.to_thread(_version_in_thread, self._folder / TIMESTAMP)
+        if self._here == self._there != 0:
+            await self._take()
         await self.settle()
 
     async def settle(self) -> None:
@@ -138,9 +144,9 @@ class Shelf:
         names = sorted(await self._blobs.names(ASSIGNMENTS)) + sorted(await self._blobs.names(METADATA))
         for name in names:
             path = self._folder / name
-            if name != TIMESTAMP and not path.exists():
-                data = await self._blobs.read(name)
-                await asyncio.to_thread(_write_in_thread, path, data)
+            if name == TIMESTAMP or (name.startswith(TARGETS) and path.exists()):
+                continue  # a target's name is its digest; metadata of a number may have been signed here as well
+            await asyncio.to_thread(_write_in_thread, path, await self._blobs.read(name))
         await asyncio.to_thread(_write_in_thread, self._folder / TIMESTAMP, timestamp)
 
     async def serve(self, request: web.Request, name: str, headers: dict[str, str]) -> web.StreamResponse:
@@ -225,5 +231,7 @@ def _files_in_thread(folder: Path, part: str) -> list[str]:
 
 
 def _write_in_thread(path: Path, data: bytes) -> None:
+    if path.is_file() and path.read_bytes() == data:
+        return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     write_durably(path, data, 0o640)

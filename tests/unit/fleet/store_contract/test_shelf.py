@@ -141,6 +141,10 @@ async def test_two_replicas_that_signed_at_once_are_told_and_nothing_is_overwrit
         tmp_path / "a/metadata/1.snapshot.json"
     ).read_bytes()
     assert third is not None
+    again = await opened(storage, engine, tmp_path / "b")  # the one that was too late takes the other's
+    assert again is not None
+    for name in ("metadata/timestamp.json", "metadata/1.snapshot.json"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
 async def test_a_store_that_is_away_or_refuses_is_a_clear_fault(engine: Engine, tmp_path: Path) -> None:
