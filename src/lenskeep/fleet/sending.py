@@ -56,9 +56,9 @@ async def _write_in_pieces(writer: AbstractStreamWriter, file: IO[Any], offset: 
 
 async def _send_by_kernel(transport: asyncio.Transport, file: IO[Any], offset: int, count: int) -> None:
     loop = asyncio.get_running_loop()
-    try:
+    if isinstance(loop, asyncio.BaseEventLoop):
         await loop.sendfile(transport, file, offset, count)
-    except NotImplementedError:  # uvloop
+    else:  # uvloop
         await _emptied(transport)
         await _send_beside(transport, file.fileno(), offset, count)
 
