@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ from lenskeep.messages.trust import Listing
 from lenskeep.registry.blobs import Blobs
 from lenskeep.trust.names import target_file
 from tests import tinybundle
+from tests.fleetrig import free_port
 from tests.shelf import Lie, Shelf, shelf_in
 from tests.unit.test_clock import NOW, SetClock
 
@@ -379,6 +381,37 @@ async def test_disk_that_becomes_full_leaves_nothing_half_written(rig: Rig, monk
         await rig.fetch(listing)
     monkeypatch.undo()
     assert not rig.part(listing).exists()
+
+
+@pytest.mark.skipif(not shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"), reason="nginx is not here")
+async def test_nginx_serves_pieces_as_well(rig: Rig) -> None:
+    first, second = bundle("1.0.0", noise(1, MODEL_BYTES)), bundle("1.1.0", noise(1, MODEL_BYTES) + b"more")
+    rig.store(first)
+    listing, port, folder = rig.publish(second, "1.1.0"), free_port(), rig.folder
+    paths = " ".join(f"{name}_temp_path {folder}/t;" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    words = f"listen 127.0.0.1:{port}; root {rig.shelf.folder};"
+    (folder / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {folder}/pid; error_log {folder}/log; events {{}}\n"
+        f"http {{ access_log off; {paths} server {{ {words} }} }}"
+    )
+    folder.chmod(0o755)
+    server = await asyncio.create_subprocess_exec(
+        shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "", "-c", str(folder / "nginx.conf"),
+        stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        source = HttpSource(rig.session, f"http://127.0.0.1:{port}")
+        for _ in range(100):
+            try:
+                path = await rig.downloads.fetch(listing, source, progress)
+                break
+            except PeerError:
+                assert server.returncode is None
+        assert path.read_bytes() == second
+        assert rig.downloads.moved[source.name] < MODEL_BYTES + 8_000
+    finally:
+        server.terminate()
+        await server.wait()
 
 
 # --- rate and budget --------------------------------------------------------------------------------------------------
