@@ -152,7 +152,7 @@ def test_every_fault_has_its_own_code_a_title_an_explanation_and_a_next_step() -
 
 
 def test_the_source_names_no_machine_and_leaves_nothing_open() -> None:
-    banned = re.compile(r"/root/|/home/\w|TODO|FIXME|XXX|NotImplementedError|pypi\.org|githubusercontent")
+    banned = re.compile(r"/root/|/home/\w|TODO|FIXME|XXX|raise NotImplementedError|pypi\.org|githubusercontent")
     for path in [*MODULES, *(ROOT / "scripts").rglob("*.py"), *(ROOT / "config").rglob("*"), ROOT / "README.md"]:
         if path.is_file():
             found = banned.search(path.read_text(errors="replace"))

@@ -21,12 +21,11 @@ from typing import Any
 from lenskeep.clock import Clock
 from lenskeep.config import Config
 from lenskeep.daemon.activator import Activator
-from lenskeep.daemon.commands import Commands
 from lenskeep.daemon.confinements import Confinements
 from lenskeep.daemon.control.rooms import Rooms
 from lenskeep.daemon.control.server import control_server
+from lenskeep.daemon.conversation import Conversation
 from lenskeep.daemon.events import Events
-from lenskeep.daemon.fleetsync import FleetSync
 from lenskeep.daemon.follower import Follower
 from lenskeep.daemon.health import Health
 from lenskeep.daemon.identity import Identity
@@ -34,7 +33,6 @@ from lenskeep.daemon.importer import Importer
 from lenskeep.daemon.maintenance import Maintenance
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.operations import Operations
-from lenskeep.daemon.outbox import Outbox
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.plans import Plans
 from lenskeep.daemon.pointers import HeadStart
@@ -43,13 +41,11 @@ from lenskeep.daemon.qualifier import Qualifier, remove_leftovers_in_thread
 from lenskeep.daemon.quiet import Quiet
 from lenskeep.daemon.recheck import Recheck
 from lenskeep.daemon.record import Record
-from lenskeep.daemon.recordcarrier import RecordCarrier
 from lenskeep.daemon.recovery import Recovery
 from lenskeep.daemon.reporter import Reporter
 from lenskeep.daemon.scrape import Scrape
 from lenskeep.daemon.scrubber import Scrubber
 from lenskeep.daemon.slotbook import SlotBook
-from lenskeep.daemon.standing import Standing
 from lenskeep.daemon.stores import Stores, open_stores
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.supply import Supply
@@ -90,8 +86,7 @@ class House:
     follower: Follower
     sync: Sync
     reporter: Reporter
-    outbox: Outbox
-    fleetsync: FleetSync
+    conversation: Conversation
     record: Record
     identity: Identity
 
@@ -136,8 +131,9 @@ async def _build(
     stores.notes.extend([lost] if lost is not None else [])
     identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url)
     record = Record(database, clock, key, device, places.record_head, stores.notes)
-    root = find_root(config.trust.root, config_folder, places.trust)
-    trust = TrustKeeper(database, clock, places.trust, device, root)
+    trust = TrustKeeper(
+        database, clock, places.trust, device, find_root(config.trust.root, config_folder, places.trust)
+    )
     # from a file to a version that has proved itself
     qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial, trust)
     scrubber = Scrubber(config.storage, places, database, blobs, plans, operations, events, clock)
@@ -150,15 +146,15 @@ async def _build(
     recheck = Recheck(database, blobs, trust, scrubber, policy, events, clock)
     recovery = Recovery(book, operations, recheck, after_orderly_stop=stores.orderly)
     activator = Activator(
-        database, book, qualifier, supervisor, metrics, operations, config.probation, trust, policy,
-        recheck,
-    )  # fmt: skip
+        database, book, qualifier, supervisor, metrics, operations, config.probation, trust, policy, recheck
+    )
     quiet = Quiet(qualifier, supervisor, metrics)
     scrubber.busy = lambda: quiet.why_not(clock.monotonic_s())
     scrubber.try_again = lambda ref: qualifier.check(CheckRequest(bundle=ref), "device")
     # level with the repository
     supply = Supply(config, places, database, blobs, scrubber, clock, scrubber.busy)
-    follower = Follower(database, trust, supply.downloads, importer, activator, operations, clock, config.trust, names,
+    follower = Follower(
+        database, trust, supply.downloads, importer, activator, operations, clock, config.trust, names,
         Maintenance(config.fleet, metrics, clock),
     )  # fmt: skip
     withdrawals = Withdrawals(database, trust, book, activator, supervisor, config.trust)
@@ -170,35 +166,26 @@ async def _build(
         supply.checks, Confinements(supervisor, qualifier).checks,
     ]  # fmt: skip
     health = Health(database, blobs, clock, stores.notes, looks)
-    name = config.device.name or platform.node()
-    views = Views(config, name, database, blobs, supervisor, book, metrics, health, clock)
-    reporter = Reporter(identity, views, trust, sync, record, clock)
-    standing = Standing(
-        database, supervisor, follower, trust, blobs, health.box, lambda: identity.certificate_ends_s, clock
+    views = Views(
+        config, config.device.name or platform.node(), database, blobs, supervisor, book, metrics, health, clock
     )
-    outbox = Outbox(
-        stores.windows, database, metrics, clock, config.fleet.outbox_mb,
-        lambda: bool(identity.fleet) and identity.tls() is not None, standing.providers, standing.vitals,
+    reporter = Reporter(identity, views, trust, sync, record, clock)
+    conversation = Conversation(
+        config, identity, record, trust, follower, sync, reporter, supervisor, metrics, stores.windows, database,
+        blobs, health.box, events, clock, tasks, lambda answer: supply.neighbours.heard(answer.neighbours),
     )  # fmt: skip
-    commands = Commands(sync, follower, RecordCarrier(identity, record), tasks)
-    fleetsync = FleetSync(config.fleet, identity, outbox, standing, reporter, sync, commands, clock)
-    views.fleet = fleetsync.view
-    looks.append(fleetsync.checks)
-    events.heed = outbox.heed
-    fleetsync.hear = lambda answer: supply.neighbours.heard(answer.neighbours)
-    outbox.told = follower.moved = sync.moved = commands.ended = fleetsync.soon
+    conversation.show_in(views, looks)
     rooms = Rooms(
         operations=operations, importer=importer, qualifier=qualifier, activator=activator, views=views,
         supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
         metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
-        record=record, sync=sync, trust=trust, policy=policy, identity=identity, reporter=reporter,
-        scrubber=scrubber,
+        record=record, sync=sync, trust=trust, policy=policy, identity=identity, reporter=reporter, scrubber=scrubber,
     )  # fmt: skip
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,
         supervisor=supervisor, recovery=recovery, activator=activator, policy=policy, trust=trust, follower=follower,
-        sync=sync, reporter=reporter, outbox=outbox, fleetsync=fleetsync, record=record, identity=identity, timekeeper=Timekeeper(database, clock, events),
-        scrubber=scrubber, recheck=recheck, supply=supply,
+        sync=sync, reporter=reporter, conversation=conversation, record=record, identity=identity,
+        timekeeper=Timekeeper(database, clock, events), scrubber=scrubber, recheck=recheck, supply=supply,
     )  # fmt: skip
 
 
@@ -213,7 +200,7 @@ async def _begin(house: House, stores: Stores, config: Config) -> None:
     await house.metrics.load([slot.name for slot in config.slot])
     await house.importer.begin()
     await house.follower.begin()
-    await house.outbox.begin()
+    await house.conversation.begin()
     await house.operations.load(stores.standing | await house.policy.standing(), stores.carried_out)
 
 
@@ -226,8 +213,7 @@ def _loops(
         "activator": house.activator.run(),
         "metrics": house.metrics.run(),
         "sync": house.sync.run(),
-        "outbox": house.outbox.run(),
-        "fleetsync": house.fleetsync.run(),
+        "conversation": house.conversation.run(),
         "record": house.record.run(),
         "timekeeper": house.timekeeper.run(),
         "scrubber": house.scrubber.run(),
