@@ -310,6 +310,21 @@ async def test_a_spoiled_sketch_costs_that_sketch_alone(fleet: FleetServer, tmp_
     assert [each["stage"] for each in asked(fleet, "/v1/fleet/telemetry?bundle=spoiled@1.0.0")] == ["total"]
 
 
+async def test_numbers_that_no_camera_can_have_do_not_stop_the_counting(fleet: FleetServer, tmp_path: Path) -> None:
+    member = await Member(fleet, "huge-1", tmp_path).join()
+    words = {f"w{n}": 1 << 62 for n in range(15)} | {"neg": -5}
+    records = [window(n, 9_999_999_999_999_999, "huge@1.0.0", outcomes=words) for n in range(400)]
+    async with held(member) as session:
+        for first in range(0, 2000, 400):
+            some = [msgspec.structs.replace(each, n=each.n + first) for each in records]
+            assert taken(await call(session, member, Call(records=some, outbox="a", after=first - 1))) == first + 399
+        small = [window(2000, 1, "after-huge@1.0.0")]
+        assert taken(await call(session, member, Call(records=small, outbox="a", after=1999))) == 2000
+    await counted(fleet, "after-huge@1.0.0", 1)
+    rows = await asyncio.to_thread(asked, fleet, "/v1/fleet/behaviour?bundle=huge@1.0.0&by=")
+    assert rows[0]["windows"] == 2000 and rows[0]["outcomes"]["neg"] == 0
+
+
 @pytest.mark.parametrize("start_s", [0, 4_102_444_800])
 async def test_windows_of_a_lying_clock_count_when_they_come(fleet: FleetServer, tmp_path: Path, start_s: int) -> None:
     member = await Member(fleet, f"clock-{start_s}", tmp_path).join()

@@ -23,7 +23,7 @@ from lenskeep.fleet.presence import Presence, Present
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.store.intake import Delivery, IntakeStore
 from lenskeep.fleet.store.store import Store
-from lenskeep.messages.fleet import ReportAnswer, cut
+from lenskeep.messages.fleet import Number, ReportAnswer, cut
 from lenskeep.messages.sync import MEDIA_MSGPACK, RECORDS_MAX, WAIT_S_MAX, Answer, Call, Happening, Record
 
 CALL_BYTES_MAX = 4 << 20
@@ -32,8 +32,12 @@ _PACKED, _JSON = msgspec.msgpack.Decoder(Call), msgspec.json.Decoder(Call)
 _to_packed, _to_json = msgspec.msgpack.Encoder().encode, msgspec.json.Encoder().encode
 
 
-class _Loose(msgspec.Struct):
-    records: list[Raw] = []
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NOTHING = (Raw(b"[]"), Raw(b"\x90"))  # no records, in JSON and packed
+
+
+class _Numbered(msgspec.Struct):
+    n: Number
 
 
 class Sync:
@@ -65,9 +69,7 @@ class Sync:
         packed = media == MEDIA_MSGPACK
         try:
             return _PACKED.decode(data) if packed else _JSON.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if not isinstance(error, msgspec.ValidationError):
-                raise RequestError(f"The call cannot be read: {error}. Nothing was changed.") from error
+        except UNREADABLE as error:
             return self._read_loosely(data, packed, error)
 
     def write(self, answer: Answer, media: str) -> bytes:
@@ -148,29 +150,29 @@ class Sync:
         standing = await self._intake_store.standing(present.device)
         present.known, present.counter, present.head_sequence = standing.known, said.counter, said.head_sequence
 
-    def _read_loosely(self, data: bytes, packed: bool, fault: msgspec.ValidationError) -> Call:
+    def _read_loosely(self, data: bytes, packed: bool, fault: Exception) -> Call:
         """Read a call of which one record at least is not as it should be: that one is noted, the others count."""
         decode = msgspec.msgpack.decode if packed else msgspec.json.decode
         try:
-            raw = decode(data)
-            parts = decode(data, type=_Loose).records
-            call = msgspec.convert({**raw, "records": []}, Call)
-        except (msgspec.DecodeError, TypeError) as error:
+            said = decode(data, type=dict[str, Raw])
+            parts = decode(said.pop("records", _NOTHING[packed]), type=list[Raw])
+            call = msgspec.convert({name: decode(value) for name, value in said.items()}, Call)
+        except (*UNREADABLE, TypeError) as error:
             raise RequestError(f"The call cannot be read: {error}. Nothing was changed.") from error
         if len(parts) > RECORDS_MAX:
             raise LimitExceededError(f"A call has {RECORDS_MAX} records at most; send the rest in the next one.")
         records = [self._read_record(part, packed, fault) for part in parts]
         return msgspec.structs.replace(call, records=records)
 
-    def _read_record(self, part: Raw, packed: bool, fault: msgspec.ValidationError) -> Record:
+    def _read_record(self, part: Raw, packed: bool, fault: Exception) -> Record:
         decode = msgspec.msgpack.decode if packed else msgspec.json.decode
         try:
             read: Record = decode(part, type=Record)
             return read
-        except msgspec.ValidationError as error:
-            raw = decode(part)
-            number = raw.get("n") if isinstance(raw, dict) else None
-            if not isinstance(number, int) or not 0 <= number <= 9_999_999_999_999_999:
+        except UNREADABLE as error:
+            try:
+                number = decode(part, type=_Numbered).n
+            except UNREADABLE:
                 raise RequestError(f"The call has a record without a number: {fault}. Nothing was changed.") from error
             text = cut(f"a record that cannot be read: {error}", 500)
             return Happening(n=number, kind="other", at_ms=self._clock.now_ms(), text=text)

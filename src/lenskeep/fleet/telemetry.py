@@ -54,6 +54,9 @@ class Telemetry:
             except LenskeepError as error:  # a full disk, a database that is away: the records wait
                 log.warning("%s Telemetry could not be merged: %s", error.code, error)
                 await asyncio.sleep(5 * EVERY_S)
+            except Exception:  # what nobody foresaw in a record must not end the server: the records wait
+                log.exception("Telemetry could not be merged")
+                await asyncio.sleep(30 * EVERY_S)
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> bool:

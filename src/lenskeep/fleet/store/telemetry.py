@@ -37,6 +37,8 @@ HOURS_KEPT, DAYS_KEPT = 7 * 24, 400
 HAPPENINGS_KEPT = 1_000_000
 HAPPENINGS_KEPT_MS = 90 * DAY_S * 1000
 AHEAD_S = 900  # a device's clock that is further ahead than this is not believed
+ONE_MAX = 1 << 32  # that one window may add, so that sums of many stay numbers
+WORDS_MAX = 64  # outcomes that are told apart in a sum
 COUNTS = ""  # the stage of the row that holds no sketch
 
 By = Literal["digest", "provider", "hardware", "hour"]
@@ -122,13 +124,14 @@ def _add_window(merged: Merged, each: Waiting, window: Window, hardware: str) ->
     begin_s = start_s - start_s % HOUR_S
     counts = _sum(merged, (HOUR_S, begin_s, window.bundle, window.digest, window.provider, hardware, COUNTS))
     counts.windows += 1
-    counts.seconds += window.seconds
-    counts.frames += window.frames
-    counts.misses += window.misses
-    for word, count in window.outcomes.items():
-        counts.outcomes[word] = counts.outcomes.get(word, 0) + count
+    counts.seconds += min(window.seconds, ONE_MAX)
+    counts.frames += min(window.frames, ONE_MAX)
+    counts.misses += min(window.misses, ONE_MAX)
+    for told, count in window.outcomes.items():
+        word = told if told in counts.outcomes or (len(counts.outcomes) < WORDS_MAX and len(told) <= 64) else "other"
+        counts.outcomes[word] = counts.outcomes.get(word, 0) + max(0, min(count, ONE_MAX))
     for stage, data in window.sketches.items():
-        if not stage:
+        if not 0 < len(stage) <= 40:
             continue
         into = _sum(merged, (HOUR_S, begin_s, window.bundle, window.digest, window.provider, hardware, stage))
         try:
