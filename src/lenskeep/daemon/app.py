@@ -27,7 +27,7 @@ from lenskeep.daemon.control.server import control_server
 from lenskeep.daemon.conversation import Conversation
 from lenskeep.daemon.events import Events
 from lenskeep.daemon.follower import Follower
-from lenskeep.daemon.health import Health
+from lenskeep.daemon.health import Examine, Health
 from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.importer import Importer
 from lenskeep.daemon.maintenance import Maintenance
@@ -125,15 +125,7 @@ async def _build(
     operations = Operations(database, events, clock, tasks)
     plans = Plans(config, places, database, blobs)
     await asyncio.to_thread(remove_leftovers_in_thread, places, stores.prepared | plans.pointed_files())
-    # who this device is, what is on record, and whose word counts here
-    device = device_id(places.identity, config.device.id, platform.node())
-    key, lost = await asyncio.to_thread(load_or_replace_key, places.identity, _credentials())
-    stores.notes.extend([lost] if lost is not None else [])
-    identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url)
-    record = Record(database, clock, key, device, places.record_head, stores.notes)
-    trust = TrustKeeper(
-        database, clock, places.trust, device, find_root(config.trust.root, config_folder, places.trust)
-    )
+    identity, record, trust = await _oneself(config, config_folder, places, clock, stores)
     # from a file to a version that has proved itself
     qualifier = Qualifier(database, blobs, places, plans, operations, events, clock, config.trial, trust)
     scrubber = Scrubber(config.storage, places, database, blobs, plans, operations, events, clock)
@@ -148,8 +140,7 @@ async def _build(
     activator = Activator(
         database, book, qualifier, supervisor, metrics, operations, config.probation, trust, policy, recheck
     )
-    quiet = Quiet(qualifier, supervisor, metrics)
-    scrubber.busy = lambda: quiet.why_not(clock.monotonic_s())
+    scrubber.busy = Quiet(qualifier, supervisor, metrics, clock).why_not
     scrubber.try_again = lambda ref: qualifier.check(CheckRequest(bundle=ref), "device")
     # level with the repository
     supply = Supply(config, places, database, blobs, scrubber, clock, scrubber.busy)
@@ -161,14 +152,12 @@ async def _build(
     sync = Sync(config, database, trust, follower, operations, clock, identity, withdrawals)
     supply.repair_from(sync.http)
     # what people see
-    looks = [
+    looks: list[Examine] = [
         trust.checks, sync.checks, withdrawals.faults, record.checks, identity.checks, scrubber.checks,
         supply.checks, Confinements(supervisor, qualifier).checks,
     ]  # fmt: skip
     health = Health(database, blobs, clock, stores.notes, looks)
-    views = Views(
-        config, config.device.name or platform.node(), database, blobs, supervisor, book, metrics, health, clock
-    )
+    views = Views(config, database, blobs, supervisor, book, metrics, health, clock)
     reporter = Reporter(identity, views, trust, sync, record, clock)
     conversation = Conversation(
         config, identity, record, trust, follower, sync, reporter, supervisor, metrics, stores.windows, database,
@@ -187,6 +176,22 @@ async def _build(
         sync=sync, reporter=reporter, conversation=conversation, record=record, identity=identity,
         timekeeper=Timekeeper(database, clock, events), scrubber=scrubber, recheck=recheck, supply=supply,
     )  # fmt: skip
+
+
+async def _oneself(
+    config: Config, config_folder: Path, places: Places, clock: Clock, stores: Stores
+) -> tuple[Identity, Record, TrustKeeper]:
+    """Construct what says who this device is, what is on record, and whose word counts here."""
+    database = stores.registry
+    device = device_id(places.identity, config.device.id, platform.node())
+    key, lost = await asyncio.to_thread(load_or_replace_key, places.identity, _credentials())
+    stores.notes.extend([lost] if lost is not None else [])
+    identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url)
+    record = Record(database, clock, key, device, places.record_head, stores.notes)
+    trust = TrustKeeper(
+        database, clock, places.trust, device, find_root(config.trust.root, config_folder, places.trust)
+    )
+    return identity, record, trust
 
 
 async def _begin(house: House, stores: Stores, config: Config) -> None:

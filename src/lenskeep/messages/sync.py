@@ -11,9 +11,10 @@ fleet can tell what was dropped from what only travels slower: records that begi
 not come so far, wait (`taken` stays), and the device sends what it holds from the oldest on. `outbox` names the
 numbering: an outbox that was made anew has a new name, and counts from its beginning. A device that hears a `taken`
 above its own newest number was put back from a copy, and goes on under a new name. A `taken` below `after` says that
-the fleet was put back: what is gone is gone, the fleet notes how many, and both go on from there. A record that is too large is cut by the device, with a mark;
-nothing is refused for its size. A call without news and without records costs the fleet no statement of SQL.
-With `wait_s` the fleet holds the answer until there is news (a newer repository, a command) or the time is over.
+the fleet was put back: what is gone is gone, the fleet notes how many, and both go on from there. A record that is too
+large is cut by the device, with a mark; nothing is refused for its size. A call without news and without records costs
+the fleet no statement of SQL. With `wait_s` the fleet holds the answer until there is news (a newer repository, a
+command) or the time is over.
 """
 
 from __future__ import annotations
