@@ -1,7 +1,7 @@
 """Gathers what people are shown of the whole fleet; looked at once for everybody who asks within a moment.
 
-Rules. A look reads each table once and judges in a thread; whoever asks meanwhile waits for the same look. Nothing is
-changed from here.
+Rules. A look reads each table once and judges in a thread; whoever asks meanwhile waits for the same look, and a look
+at a large fleet serves for longer, so that watching never takes more than a small part of a core. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from lenskeep.messages.fleetviews import (
 from lenskeep.messages.telemetry import Behaviour, Latency
 
 FRESH_S = 1.0
+LOOKS_SHARE_MAX = 0.05  # of the time
 ALARMS_SHOWN = 5
 HISTORY_SHOWN = 200
 ENDING_S = 30 * 86400
@@ -64,16 +65,18 @@ class Survey:
         self._clock = clock
         self._silent_after_s = silent_after_s
         self._lines: list[DeviceLine] = []
-        self._looked_s = float("-inf")
+        self._stale_at_s = float("-inf")
         self._looking = asyncio.Lock()
 
     async def lines(self) -> list[DeviceLine]:
-        """Return a line for every device, at most a moment old. Cost: about 20 us for each device, in a thread."""
+        """Return a line for every device, at most moments old. Cost: about 35 us for each device, most in a thread."""
         async with self._looking:
-            if self._clock.monotonic_s() - self._looked_s >= FRESH_S:
+            begun_s = self._clock.monotonic_s()
+            if begun_s >= self._stale_at_s:
                 known, desired = await self._survey.devices(), await self._rollouts.desired()
                 self._lines = await asyncio.to_thread(self._judge_in_thread, known, desired)
-                self._looked_s = self._clock.monotonic_s()
+                took_s = self._clock.monotonic_s() - begun_s
+                self._stale_at_s = begun_s + max(FRESH_S, took_s / LOOKS_SHARE_MAX)
             return self._lines
 
     def _judge_in_thread(self, known: list[Known], desired: list[Desired]) -> list[DeviceLine]:
@@ -119,8 +122,7 @@ class Survey:
     async def device(self, name: str) -> DevicePage:
         """Return everything about one device. Raises: UnknownNameError."""
         detail = await self._store.device(name)
-        self._looked_s = float("-inf")  # who looks at one device wants it as it is now
-        line = next(line for line in await self.lines() if line.device == name)
+        line = self._judge_in_thread(await self._survey.devices(name), await self._rollouts.desired(name))[0]
         told = await self._telemetry.vitals(name)
         vitals = None
         if told:

@@ -25,6 +25,7 @@ LEFT JOIN device_key ON device_key.device = device.name AND device_key.state = '
 LEFT JOIN standing ON standing.device = device.name
 LEFT JOIN presence ON presence.device = device.name
 LEFT JOIN vitals ON vitals.device = device.name
+WHERE ? = '' OR device.name = ?
 ORDER BY device.name
 """
 DEEDS = "SELECT at_ms, actor, action, reason FROM deed WHERE subject = ? ORDER BY sequence DESC LIMIT ?"
@@ -37,12 +38,12 @@ class SurveyStore:
     def __init__(self, database: Engine) -> None:
         self._database = database
 
-    async def devices(self) -> list[Known]:
-        """Return what is known of every device, by name."""
+    async def devices(self, only: str = "") -> list[Known]:
+        """Return what is known of every device, by name, or of one only."""
         async with self._database.read() as tx:
-            found = await tx.all(DEVICES)
-            standing = await tx.all("SELECT * FROM slot_now")
-            tagged = await tx.all("SELECT device, key, value FROM device_tag")
+            found = await tx.all(DEVICES, only, only)
+            standing = await tx.all("SELECT * FROM slot_now WHERE ? = '' OR device = ?", only, only)
+            tagged = await tx.all("SELECT device, key, value FROM device_tag WHERE ? = '' OR device = ?", only, only)
         slots: defaultdict[str, list[Row]] = defaultdict(list)
         tags: defaultdict[str, dict[str, str]] = defaultdict(dict)
         for row in standing:

@@ -30,7 +30,7 @@ export function short(one) {
     h("div", { class: "head" }, h("a", { href: `#rollouts/${one.id}` }, t("rollouts.title", { n: one.id, bundle: plain(one.bundle, 140) })), h("b", {}, known("rollout", one.state))),
     bar(one.states, one.devices),
     h("p", { class: "small" }, t("rollouts.line", { wave: one.wave, waves: one.waves, target: plain(one.target, 120), since: when(one.since) })),
-    one.reason ? h("p", {}, plain(one.reason, 600)) : null,
+    one.reason && one.state !== "running" ? h("p", { lang: "en" }, plain(one.reason, 600)) : null,
   );
 }
 
@@ -70,14 +70,19 @@ function detail({ rollout, plan, waves, gates, members }) {
       h("h2", {}, t("rollouts.waves")),
       ...waves.map((wave) => h("div", { class: "waves" }, h("div", { class: "head" }, h("b", {}, t("rollouts.wave", { n: wave.number, take: plain(wave.take, 80) })), h("span", { class: "aside" }, known("wave", wave.state))), bar(wave.states, wave.devices))),
     ),
-    h("section", { class: "card" }, h("h2", {}, t("rollouts.gates")), gateList(gates)),
+    h("section", { class: "card" }, h("h2", {}, t("rollouts.gates")), gateList(gates, rollout.state)),
     h("section", { class: "card" }, h("h2", {}, t("tab.devices")), memberTable(members)),
   ];
 }
 
-function gateList(gates) {
+/** While a wave is under way, its success is not broken: it is not there yet. */
+function gateList(gates, state) {
   if (!gates.length) return h("p", { class: "quiet" }, t("rollouts.no_gates"));
-  const one = (gate) => h("li", { "data-broken": gate.broken }, gate.broken ? "✗" : "✓", h("span", { lang: "en" }, plain(gate.text || gate.gate, 300)));
+  const one = (gate) => {
+    const pending = gate.gate === "success" && gate.broken && state === "running";
+    const sign = pending ? "·" : gate.broken ? "✗" : "✓";
+    return h("li", { "data-broken": gate.broken && !pending }, sign, h("span", { lang: "en" }, plain(gate.text || gate.gate, 300)));
+  };
   return h("ul", { class: "gates", id: "gates" }, ...gates.map(one));
 }
 
