@@ -94,7 +94,7 @@ class FleetSync:
 
     async def view(self) -> FleetView | None:
         """Return how things stand with the fleet; None when this device belongs to none."""
-        if not self._belongs():
+        if not self._identity.belongs:
             return None
         has, dropped = await self._outbox.held()
         heard = self._heard_s > float("-inf")
@@ -124,7 +124,7 @@ class FleetSync:
         failed = 0
         try:
             while True:
-                if not self._belongs():
+                if not self._identity.belongs:
                     await asyncio.sleep(MEMBER_LOOK_S)
                     continue
                 try:
@@ -140,9 +140,6 @@ class FleetSync:
                 await self._rest(pause_s, urgent)
         finally:
             await self._line.close()
-
-    def _belongs(self) -> bool:
-        return bool(self._identity.fleet) and self._identity.tls() is not None
 
     def _note_fault(self, error: LenskeepError) -> None:
         if self._fault is None or self._fault.code != error.code:

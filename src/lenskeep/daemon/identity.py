@@ -114,6 +114,11 @@ class Identity:
         """The fleet's address: the configured one, else the one that this device enrolled at; empty = none."""
         return self._configured_fleet or (self._membership.fleet if self._membership else "")
 
+    @property
+    def belongs(self) -> bool:
+        """Say whether this device belongs to a fleet that it can speak with."""
+        return bool(self.fleet) and self._context is not None
+
     def tls(self) -> ssl.SSLContext | None:
         """Return the context in which this device proves itself to its fleet; None when it belongs to none."""
         return self._context

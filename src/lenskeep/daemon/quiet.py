@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lenskeep.clock import Clock
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.qualifier import Qualifier
 from lenskeep.daemon.scrubber import LINE_LATE
@@ -14,15 +15,17 @@ LINE_LOOK_S = 10.0
 class Quiet:
     """Asked often: what it looks at costs little, and the line's last minute is counted every ten seconds only."""
 
-    def __init__(self, qualifier: Qualifier, supervisor: Supervisor, metrics: Metrics) -> None:
+    def __init__(self, qualifier: Qualifier, supervisor: Supervisor, metrics: Metrics, clock: Clock) -> None:
+        self._clock = clock
         self._qualifier = qualifier
         self._supervisor = supervisor
         self._metrics = metrics
         self._looked_s = float("-inf")
         self._late = False
 
-    def why_not(self, now_s: float) -> str:
+    def why_not(self) -> str:
         """Say what must not be disturbed now; nothing when nothing must."""
+        now_s = self._clock.monotonic_s()
         if self._qualifier.busy:
             return "a trial is under way"
         beats = [process.beat for process in self._supervisor.processes.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -45,12 +46,12 @@ class Views:
     """Answers questions; changes nothing."""
 
     def __init__(
-        self, config: Config, device: str, database: Database, blobs: Blobs, supervisor: Supervisor,
+        self, config: Config, database: Database, blobs: Blobs, supervisor: Supervisor,
         book: SlotBook,
         metrics: Metrics, health: Health, clock: Clock,
     ) -> None:  # fmt: skip
         self._config = config
-        self._device = device
+        self._device = config.device.name or platform.node()
         self._database = database
         self._blobs = blobs
         self._supervisor = supervisor
