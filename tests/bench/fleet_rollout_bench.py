@@ -7,14 +7,16 @@ snapshot, the director's document and its own assignment, and acts: the moment w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 
 import msgspec
 
 from lenskeep.cli.wire import Wire, parse_address
+from lenskeep.errors import LenskeepError
 from lenskeep.messages.rollouts import Plan as Rollout
-from lenskeep.messages.rollouts import RolloutAsk, Wave
+from lenskeep.messages.rollouts import RolloutAsk, RolloutDeed, Wave
 from lenskeep.trust.keeping import director
 from tests.bench import rig
 from tests.bench.fleetcrowd import Ground, ground
@@ -60,6 +62,7 @@ def _measured(made: Ground, title: str, begin: object) -> list[str]:
     for one in crowd:
         one.stop()
     told = Told.merged([one.told() for one in crowd])
+    _end_rollouts(made)
     know = _first_times(told, "news", began)
     act = _first_times(told, "downloading", began)
     count = len(made.names)
@@ -76,6 +79,15 @@ def _first_times(told: Told, what: str, began: float) -> list[float]:
         if what in (event.what, event.value) and event.at_s > began:
             found.setdefault(event.device, event.at_s - began)
     return sorted(found.values())
+
+
+def _end_rollouts(made: Ground) -> None:
+    wire = Wire(parse_address(str(made.fleet.socket)))
+    for number in (1, 2):
+        with contextlib.suppress(LenskeepError):  # it is over, or there is none
+            wire.ask(
+                "POST", f"/v1/fleet/rollouts/{number}/abort", body=msgspec.json.encode(RolloutDeed(reason="measured"))
+            )
 
 
 def _sign(made: Ground) -> None:
