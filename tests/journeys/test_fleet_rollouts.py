@@ -202,13 +202,14 @@ async def test_abort_in_each_state_brings_back_what_each_device_ran(fleet: Fleet
             shown = await fleet.until_device(number, "cam-0", *later)
     await fleet.abort(number, revert=True)
     device.goes = True
-    shown = await fleet.until(number, "aborted")
+    await fleet.until(number, "aborted")
     fleet.devices["cam-1"].goes, fleet.devices["cam-1"].silent = True, False
     async with asyncio.timeout(WAIT_S):
-        while any(one.device.assigned[0] != OLD for one in fleet.devices.values()):
+        while any((one.device.assigned[0], one.device.running) != (OLD, OLD) for one in fleet.devices.values()):
             await asyncio.sleep(0.05)
-    assert device.device.running == OLD and fleet.devices["cam-1"].device.activated == []
-    assert state_of(shown, "cam-0") in ("canceled", "reverted") and state_of(shown, "cam-1") == "canceled"
+    await fleet.until_device(number, "cam-0", "canceled", "reverted")  # it may have been quicker than the abort
+    assert fleet.devices["cam-1"].device.activated == []
+    assert state_of(await fleet.show(number), "cam-1") == "canceled"
 
 
 async def test_server_killed_in_each_state_decides_nothing_twice(fleet: Fleet) -> None:
@@ -218,7 +219,7 @@ async def test_server_killed_in_each_state_decides_nothing_twice(fleet: Fleet) -
     async with asyncio.timeout(90):
         while shown.rollout.state == "running":
             now = str(shown.rollout.states) + str(shown.rollout.wave)
-            if now != seen and kills < 12:
+            if now != seen and kills < 7:
                 seen, kills = now, kills + 1
                 fleet.server.kill()
                 await asyncio.to_thread(fleet.server.start)
