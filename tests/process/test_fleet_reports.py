@@ -103,6 +103,18 @@ async def test_the_same_report_on_many_connections_at_once_is_taken_once(fleet: 
     assert sorted(taken(answer) for answer in answers) == [False] * 7 + [True]
 
 
+async def test_a_report_from_the_future_is_ordered_by_its_number_like_any_other(
+    fleet: FleetServer, tmp_path: Path
+) -> None:
+    member = await Member(fleet, "rep-future", tmp_path).join()
+    ahead_ms = 9_999_999_999_999
+    assert taken(await member.send(member.report(at_ms=ahead_ms, slots=[SlotReport(slot="main", running="cap@2.0.0")])))
+    assert taken(await member.send(member.report(at_ms=0, slots=[SlotReport(slot="main", running="cap@1.0.0")])))
+    detail = fleet.client.device("rep-future")
+    assert detail.device.running == {"main": "cap@1.0.0"}, "what came later counts, whatever the clock said"
+    assert detail.device.heard < "2200"
+
+
 @pytest.mark.attack(61)
 async def test_a_bundles_signature_and_a_records_head_are_no_reports(fleet: FleetServer, tmp_path: Path) -> None:
     member = await Member(fleet, "rep-5", tmp_path).join()
