@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from lenskeep.fleet.store.telemetry import TelemetryStore
 from lenskeep.messages.fleet import Enrolled
 from lenskeep.messages.sync import Answer, Call, Happening
 from tests.fleetrig import FleetServer, Member
+from tests.objectstore import KEY_ID, SECRET, ObjectStore
 from tests.postgresql import Postgres
 from tests.replicas import Replica
 
@@ -120,6 +122,44 @@ async def test_two_replicas_that_begin_at_once_make_one_database(postgres: Postg
             assert await tx.one("SELECT 1 FROM device LIMIT 1") is None
 
     await asyncio.gather(*(begin() for _ in range(5)))
+
+
+async def test_a_device_that_waits_at_one_replica_hears_of_a_release_at_the_other_and_gets_it_there(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    objects = ObjectStore()
+    objects.start()
+    (tmp_path / "secret").write_text(SECRET)
+    storage = (
+        f'blobs = "{objects.make()}"\nblobs_endpoint = "{objects.endpoint}"\n'
+        f'blobs_key_id = "{KEY_ID}"\nblobs_secret = "{tmp_path}/secret"'
+    )
+    url = postgres.make()
+    first = Replica(tmp_path / "a", url, storage=storage)
+    try:
+        first.start()
+        second = Replica(tmp_path / "b", url, first, storage=storage)
+        second.start()
+        member = at(await Member(first, "cam-1", tmp_path).join(), second)
+        call = msgspec.json.encode(Call(outbox="o", wait_s=20.0))
+        waiting = asyncio.create_task(member.ask("POST", "/v1/devices/cam-1/sync", call))
+        await asyncio.sleep(0.5)
+        bundle = b"a bundle" * 100_000
+        name = f"targets/models/ocr/{hashlib.sha256(bundle).hexdigest()}.ocr-1.lkb"
+        for path, data in ((name, bundle), ("metadata/timestamp.json", b'{"signed": {"version": 7}}')):
+            (first.repository / path).parent.mkdir(parents=True, exist_ok=True)
+            (first.repository / path).write_bytes(data)
+        began = time.monotonic()
+        status, body = await waiting
+        print(f"heard after {time.monotonic() - began:.3f} s")
+        assert (status, msgspec.json.decode(body, type=Answer).newest) == (200, 7)
+        assert time.monotonic() - began < 2.0
+        assert await member.ask("GET", f"/v1/repository/{name}") == (200, bundle)
+        assert not (second.repository / name).exists()
+        second.close()
+    finally:
+        first.close()
+        objects.close()
 
 
 @contextlib.asynccontextmanager
