@@ -293,7 +293,8 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="end after the journey")
     parser.add_argument("--port", type=int, default=8444, help="port of the fleet's pages")
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="lkf-"))
+    usual = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="lkf-", dir=usual if len(usual) < 40 else "/tmp"))  # sockets need short paths
     tour = FleetTour(folder, free_port(arguments.port))
     begun = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
