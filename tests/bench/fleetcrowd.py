@@ -7,8 +7,8 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -31,6 +31,7 @@ class Ground:
     repository: Repository
     folder: Path
     names: list[str]
+    started: list[Process] = field(default_factory=list)
     _process: psutil.Process | None = None
 
     def plan(self, names: list[str], **words: object) -> Plan:
@@ -43,7 +44,9 @@ class Ground:
 
     def start(self, plan: Plan, processes: int) -> list[Process]:
         """Start processes of devices."""
-        return [Process(plan.part(index, processes)) for index in range(processes)]
+        crowd = [Process(plan.part(index, processes)) for index in range(processes)]
+        self.started += crowd
+        return crowd
 
     @property
     def server(self) -> psutil.Process:
@@ -78,6 +81,7 @@ def ground(devices: int, identities: Path | None = None) -> Iterator[Ground]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     folder = Path(tempfile.mkdtemp(prefix="lf-"))
     fleet = FleetServer(folder)
+    stack = ExitStack()
     try:
         repository = Repository(fleet.repository)
         repository.keys["acme"] = tinybundle.key()
@@ -90,7 +94,10 @@ def ground(devices: int, identities: Path | None = None) -> Iterator[Ground]:
         fleet.start()
         names = [f"sim-{n:05d}" for n in range(devices)]
         enrol_many(str(fleet.socket), folder / "identities", names)
-        yield Ground(fleet, repository, folder, names)
+        made = Ground(fleet, repository, folder, names)
+        stack.callback(lambda: [one.kill() for one in made.started if one.child.poll() is None])
+        yield made
     finally:
+        stack.close()
         fleet.close()
         shutil.rmtree(folder, ignore_errors=True)
