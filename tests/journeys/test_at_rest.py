@@ -109,7 +109,7 @@ def test_a_model_that_rots_while_the_device_is_off_is_not_started_and_the_one_be
     slot = two.runs("cap-inspect@1.0.0", "rolled_back")
     assert slot.reason.startswith("LK-5003")
     two.until(lambda: "LK-5003" in codes(two), "it is said")
-    assert not path.exists()
+    two.until(lambda: not path.exists(), "and the file is set aside")
 
 
 @pytest.mark.attack(74)

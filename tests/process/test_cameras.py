@@ -27,6 +27,8 @@ from lenskeep.runner.mailbox import Mailbox, Work
 from lenskeep.runner.sources.synthetic import tick_number
 from tests.mjpeg_server import GREYS, MjpegServer
 
+pytestmark = pytest.mark.alone
+
 RTSP_SERVER = Path(__file__).parents[1] / "rtsp_server.py"
 IMPATIENT = {"open_timeout_s": 1.0, "read_timeout_s": 0.5, "frame_age_max_s": 0.4}
 

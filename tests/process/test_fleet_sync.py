@@ -416,6 +416,7 @@ async def test_a_device_that_comes_back_goes_on_with_its_session_and_is_still_it
     assert reused == [False, True, True]
 
 
+@pytest.mark.alone
 async def test_a_storm_of_connections_is_let_in_at_a_bounded_rate_and_none_is_lost(tmp_path: Path) -> None:
     fleet = FleetServer(Path(tempfile.mkdtemp(prefix="lf-")))
     with fleet.config.open("a") as config:

@@ -13,6 +13,8 @@ import pytest
 from lenskeep.messages.runner import Back, Cancel, Hold, Release, Result, Swap, SwapFailed, Swapped
 from tests.runnerchild import TICKS, RunnerChild, failing_model, plan, stored, version_score
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[RunnerChild]:
