@@ -19,6 +19,7 @@ from lenskeep.errors import ConfigError, LenskeepError
 
 log = logging.getLogger("lenskeep.daemon")
 
+
 def main() -> int:
     """Read the configuration and serve; exit code 78 (EX_CONFIG) tells systemd not to try again."""
     memory.keep_small()
