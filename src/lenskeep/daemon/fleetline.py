@@ -7,6 +7,8 @@ fleet comes out as the fault that it names.
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import aiohttp
@@ -33,7 +35,7 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
     """Ask the fleet once: GET, or POST with a body. Raises: what the fleet refuses with, PeerError, IdentityError."""
     limits = aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=CONNECT_S)
     connector = aiohttp.TCPConnector(ssl=tls, force_close=True)
-    try:
+    with translated(url):
         async with (
             aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=True) as session,
             session.request(
@@ -44,6 +46,17 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
             data = await read_answer(answer)
             if answer.status not in (200, 201):
                 raise fault_of(answer.status, data, url)
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FleetAnswerError(f"The answer of {url} cannot be read: {error}.") from error
+
+
+@contextmanager
+def translated(url: str) -> Iterator[None]:
+    """Turn what the connection met into ours. Raises: FleetNotProvenError, PeerError, UnlistedDeviceError."""
+    try:
+        yield
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
         raise FleetNotProvenError(f"{url}: {why(error)}. Nothing was sent.") from error
     except TimeoutError as error:
@@ -52,10 +65,6 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
         if "alert" in str(error).lower():
             raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {why(error)}.") from error
         raise FleetUnreachableError(f"{url} cannot be reached: {why(error)}.") from error
-    try:
-        return msgspec.json.decode(data, type=type_)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FleetAnswerError(f"The answer of {url} cannot be read: {error}.") from error
 
 
 async def read_answer(answer: aiohttp.ClientResponse) -> bytes:

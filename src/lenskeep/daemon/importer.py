@@ -138,7 +138,7 @@ class Importer:
             upload.ref = verified.manifest.ref
             await self._trust.require_file(verified, source)
             await asyncio.to_thread(_check_model, verified, staging)
-        except BaseException:
+        except BaseException:  # also a cancelled upload: nothing half written stays
             await asyncio.to_thread(staging.close)
             raise
         return staging, verified

@@ -316,7 +316,7 @@ class Courier:
         try:
             async for chunk in chunks:
                 await hand.put(chunk)
-        except BaseException:
+        except BaseException:  # also a cancelled upload: the one who waits for the rest must hear of it
             hand.break_off(SourceError("The file broke off while it was brought."))
             raise
         await hand.put(None)

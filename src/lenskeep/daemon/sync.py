@@ -214,8 +214,9 @@ class Sync:
     @asynccontextmanager
     async def http(self) -> AsyncIterator[HttpSource]:
         """Open the repository's own server as a source."""
-        async with open_session() as session:
-            yield HttpSource(session, self.address, self._identity.tls() if self.address.startswith("https:") else None)
+        ours = bool(self._identity.fleet) and self.address.startswith(f"{self._identity.fleet}/")
+        async with open_session() as session:  # another server than the fleet's is known by the system's authorities
+            yield HttpSource(session, self.address, self._identity.tls() if ours else None)
 
 
 def assignment_view(one: Assigned) -> AssignmentView:

@@ -13,13 +13,10 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from lenskeep.daemon.fleetline import fault_of, read_answer, why
+from lenskeep.daemon.fleetline import fault_of, read_answer, translated
 from lenskeep.errors import (
     FleetAnswerError,
     FleetBusyError,
-    FleetNotProvenError,
-    FleetUnreachableError,
-    UnlistedDeviceError,
 )
 from lenskeep.messages.sync import MEDIA_MSGPACK, Answer, Call
 
@@ -43,7 +40,7 @@ class SyncLine:
         session = await self._held(context)
         url = f"{fleet}/v1/devices/{quote(self._device)}/sync"
         limits = aiohttp.ClientTimeout(total=call.wait_s + ANSWER_S, sock_connect=CONNECT_S)
-        try:
+        with translated(url):
             async with session.post(
                 url, data=msgspec.msgpack.encode(call), allow_redirects=False, timeout=limits,
                 headers={"Accept-Encoding": "identity", "Content-Type": MEDIA_MSGPACK, "Accept": MEDIA_MSGPACK},
@@ -54,14 +51,6 @@ class SyncLine:
                     raise FleetBusyError(f"{url} asks to come back in {after_s:.0f} s.")
                 if answer.status != 200:
                     raise fault_of(answer.status, data, url)
-        except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-            raise FleetNotProvenError(f"{url}: {why(error)}. Nothing was sent.") from error
-        except TimeoutError as error:
-            raise FleetUnreachableError(f"{url} did not answer in time.") from error
-        except (aiohttp.ClientError, OSError) as error:
-            if "alert" in str(error).lower():
-                raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {why(error)}.") from error
-            raise FleetUnreachableError(f"{url} cannot be reached: {why(error)}.") from error
         try:
             return msgspec.msgpack.decode(data, type=Answer)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

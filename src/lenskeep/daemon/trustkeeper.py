@@ -207,7 +207,7 @@ class TrustKeeper:
         elif listing is not None and not listing.sha256:
             raise NotListedError(f"{bundle.ref} was withdrawn; it is not gone back to.")
         assert listing is not None
-        if bundle.file_sha256 and bundle.file_sha256 != listing.sha256:
+        if bundle.file_sha256 != listing.sha256:
             raise ListingMismatchError(f"{bundle.ref} is not the file that {listing.role} lists now.")
         _require_key(bundle.key_id, listing, path)
 

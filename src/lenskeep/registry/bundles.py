@@ -165,11 +165,6 @@ async def record_state(tx: Transaction, bundle: StoredBundle, event: BundleEvent
     return state
 
 
-async def note_file(tx: Transaction, bundle_id: str, file_sha256: str) -> None:
-    """Keep the digest of a bundle file that was stored before it was asked for."""
-    await tx.run("UPDATE bundle SET file_sha256 = ? WHERE id = ?", file_sha256, bundle_id)
-
-
 async def pin(tx: Transaction, bundle_id: str, pinned: bool) -> None:
     """Keep a version from retention, or let it go again."""
     await tx.run("UPDATE bundle SET pinned = ? WHERE id = ?", pinned, bundle_id)
