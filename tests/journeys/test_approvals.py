@@ -30,7 +30,7 @@ from lenskeep.errors import (
 from lenskeep.messages.control import ActivationRequest, Approval, Operation, TokenRequest
 from tests import tinybundle
 from tests.device import Device
-from tests.journeys.test_sync import FOLLOW, ID, Server, release
+from tests.journeys.test_sync import ID, Server, following, release
 from tests.people import approve, open_port, person, refuse, rewrite
 from tests.repositories import Repository
 
@@ -429,8 +429,7 @@ def assigned(tmp_path: Path, make_device: MakeDevice) -> Iterator[Callable[[str]
     server = Server(repository.folder)
 
     def make(slot: str) -> Device:
-        follow = FOLLOW.format(address=server.address, on_withdrawn="alarm").replace("3600", "1")
-        device = make_device(slot=slot, more=f'[device]\nid = "{ID}"\n{follow}')
+        device = make_device(slot=slot, more=f'[device]\nid = "{ID}"\n{following(server.address, poll_s=1)}')
         (device.folder / "root.json").write_bytes(repository.root())
         open_port(device)
         device.start()

@@ -25,8 +25,13 @@ FOLLOW = """
 repository = "{address}"
 on_withdrawn = "{on_withdrawn}"
 [fleet]
-poll_s = 3600
+poll_s = {poll_s}
 """
+
+
+def following(address: str, on_withdrawn: str = "alarm", poll_s: int = 3600) -> str:
+    """The configuration of a device that follows a repository."""
+    return FOLLOW.format(address=address, on_withdrawn=on_withdrawn, poll_s=poll_s)
 
 
 class Server:
@@ -88,7 +93,7 @@ def server(repository: Repository) -> Iterator[Server]:
 def make(repository: Repository, address: str = "", on_withdrawn: str = "alarm") -> Device:
     folder = Path(tempfile.mkdtemp(prefix="lk-"))
     (folder / "root.json").write_bytes(repository.root())
-    device = Device(folder, more=f'[device]\nid = "{ID}"\n' + FOLLOW.format(address=address, on_withdrawn=on_withdrawn))
+    device = Device(folder, more=f'[device]\nid = "{ID}"\n' + following(address, on_withdrawn))
     device.start()
     return device
 
