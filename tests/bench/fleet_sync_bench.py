@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lenskeep.sketch import Sketch
 from tests.bench import rig
-from tests.bench.fleetload import let_in, sketches
+from tests.bench.fleetload import call_bytes, let_in
 from tests.fleetrig import FleetServer, free_port
 
 CONNECTIONS, DEVICES_OPEN, RATE_OPEN, ROUNDS = 128, 2000, 1667.0, 3
@@ -160,9 +160,9 @@ def _print(turns: list[tuple[dict[str, float], ...]], slow: dict[str, float]) ->
         faults = int(sum(turn[column]["faults"] for turn in turns))
         return [name, f"{us:.0f}", f"{ratio:.2f}", f"{rate:,.0f}", f"{60e6 / us:,.0f}", faults]
 
-    size = sum(len(data) for data in sketches(7).values())
     rig.print_table(
-        f"A call over kept mTLS, saturated, {CONNECTIONS} connections; a window with 3 sketches ({size} B of them)",
+        f"A call over kept mTLS, saturated, {CONNECTIONS} connections; a window with a sketch of each stage"
+        f" ({call_bytes():,} bytes with the head), vitals now and then",
         ["", "CPU us a call", "over empty", "calls/s", "devices a core at 60 s", "faults"],
         [row("call with a window: durable, and merged", 0), row("empty handler", 1), row("unchanged call", 2)],
     )
