@@ -217,7 +217,6 @@ class Filled:
             "commands": [msgspec.structs.replace(each, id="") for each in await intake.commands("cam-1")],
             "hardware": await telemetry.hardware(), "latency": await telemetry.latency("ocr@1.0.0", since_s=1),
             "behaviour": await telemetry.behaviour(by=("hardware", "hour"), until_s=NOW_S + 1), "running": await telemetry.running(),
-            "drift": await telemetry.drift(),
             "happenings": [await telemetry.happenings(limit=5), await telemetry.happenings(device="cam-1", bundle="ocr@1.0.0", kind="swap")],
             "vitals": [await telemetry.vitals(), await telemetry.vitals("cam-9")], "recent": await telemetry.recent("cam-1"),
             "due": await rollouts.due(), "gone": await rollouts.gone(), "get": await rollouts.get(1), "all": await rollouts.all(),

@@ -149,7 +149,7 @@ class FleetClient:
         return self._wire.get("/v1/fleet/versions", list[VersionLine], bundle=bundle, hours=hours)
 
     def drift(self) -> list[DriftLine]:
-        return self._wire.get("/v1/fleet/differences", list[DriftLine])
+        return self._wire.get("/v1/fleet/drift", list[DriftLine])
 
     def history(self, *, device: str | None = None, bundle: str | None = None) -> list[HistoryLine]:
         return self._wire.get("/v1/fleet/history", list[HistoryLine], device=device, bundle=bundle)

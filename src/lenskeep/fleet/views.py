@@ -59,7 +59,7 @@ class Views:
             ("GET", "/v1/fleet/devices", "viewer", self._devices),
             ("GET", "/v1/fleet/devices/{device}", "viewer", self._device),
             ("GET", "/v1/fleet/versions", "viewer", self._versions),
-            ("GET", "/v1/fleet/differences", "viewer", self._drift),
+            ("GET", "/v1/fleet/drift", "viewer", self._drift),
             ("GET", "/v1/fleet/history", "viewer", self._history),
             ("GET", "/metrics", "viewer", self._metrics),
         ]

@@ -54,20 +54,6 @@ class Running(_View, frozen=True, kw_only=True):
     devices: int
 
 
-class Drift(_View, frozen=True, kw_only=True):
-    """A slot that does not run what it was assigned, by its device's signed report."""
-
-    device: str
-    slot: str
-    running: str
-    digest: str
-    assigned: str
-    state: str
-    since_ms: int
-    code: str = ""  # what the device says about it, from its last sync
-    reason: str = ""
-
-
 class HappeningView(_View, frozen=True, kw_only=True):
     """Something that happened on a device."""
 

@@ -23,7 +23,6 @@ from lenskeep.messages.fleet import DeviceReport
 from lenskeep.messages.sync import Happening, Record, Vitals, Window
 from lenskeep.messages.telemetry import (
     Behaviour,
-    Drift,
     HappeningView,
     Latency,
     Running,
@@ -275,25 +274,6 @@ class TelemetryStore:
             Running(bundle=bundle, digest=digest, slots=len(devices), devices=len(set(devices)))
             for (bundle, digest), devices in sorted(counted.items())
         ]
-
-    async def drift(self) -> list[Drift]:
-        """Return slots that do not run what they were assigned, with what their device says about it."""
-        async with self._database.read() as tx:
-            told = {(row["device"], row["slot"]): row for row in await tx.all("SELECT * FROM slot_now")}
-        drifted = []
-        for device, report in await self._reports():
-            for slot in report.slots:
-                if slot.assigned and slot.assigned != slot.running:
-                    said = told.get((device, slot.slot))
-                    drifted.append(
-                        Drift(
-                            device=device, slot=slot.slot, running=slot.running, digest=slot.digest,
-                            assigned=slot.assigned, state=said["state"] if said else slot.state,
-                            since_ms=said["since_ms"] if said else slot.since_ms,
-                            code=said["code"] if said else "", reason=said["reason"] if said else "",
-                        )
-                    )  # fmt: skip
-        return drifted
 
     async def _reports(self) -> list[tuple[str, DeviceReport]]:
         async with self._database.read() as tx:

@@ -12,7 +12,7 @@ const SEVERITY = { behind: "warn", refused: "stop", silent: "stop" };
 const APART_SHOWN = 8;
 
 export async function load() {
-  const [head, apart, list] = await Promise.all([get("/v1/fleet/overview"), get("/v1/fleet/differences"), get("/v1/fleet/rollouts")]);
+  const [head, apart, list] = await Promise.all([get("/v1/fleet/overview"), get("/v1/fleet/drift"), get("/v1/fleet/rollouts")]);
   return { head: { ...head, at: "" }, apart, list };
 }
 
