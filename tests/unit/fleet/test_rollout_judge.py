@@ -160,6 +160,20 @@ def test_a_device_that_reverts_itself_stops_the_next_wave() -> None:
     assert "1 of 1 devices failed" in world.rollout.reason
 
 
+def test_two_gates_that_break_over_the_same_fact_say_it_once() -> None:
+    world = World(plan("100%", gates=Gates(failed_max=0, silent_max=0), deadlines=Deadlines(assigned_s=5)), 4)
+    world.round()
+    world.look()  # from here on the deadlines run
+    world.devices["cam-0"].fail()
+    world.hear("cam-0")
+    world.steady_ms += 10_000
+    world.look()
+    assert len([gate for gate in world.rollout.gates if gate.broken]) >= 4
+    _, _, facts = world.rollout.reason.partition("stopped itself: ")
+    said = facts.split("; ")
+    assert sorted(set(said)) == sorted(said) and {"1 of 4 devices failed", "3 of 4 devices are silent"} <= set(said)
+
+
 def test_too_few_successes_stop_the_rollout_although_no_other_gate_is_set() -> None:
     limits = Gates(success_share_min=0.9, failed_share_max=None, golden_failed_max=None)
     world = World(plan("2", "100%", gates=limits), 6)

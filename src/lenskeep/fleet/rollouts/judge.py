@@ -250,7 +250,8 @@ def _ask(member: Member, rollout: Rollout, moment: Moment) -> Member:
 
 
 def _stop(rollout: Rollout, members: list[Member], broken: list[GateView], moment: Moment) -> Look:
-    reason = f"stopped itself: {'; '.join(one.text for one in broken)}"
+    # two gates may say the same, one of a number and one of a share
+    reason = f"stopped itself: {'; '.join(dict.fromkeys(one.text for one in broken))}"
     if rollout.plan.on_broken == "pause":
         return pause(rollout, members, reason, moment)
     return abort(rollout, members, reason, moment, revert=rollout.plan.on_broken == "abort-revert")
