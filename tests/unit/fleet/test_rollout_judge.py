@@ -174,6 +174,17 @@ def test_two_gates_that_break_over_the_same_fact_say_it_once() -> None:
     assert sorted(set(said)) == sorted(said) and {"1 of 4 devices failed", "3 of 4 devices are silent"} <= set(said)
 
 
+def test_what_an_operator_has_seen_and_accepted_does_not_stop_it_again() -> None:
+    world = World(plan("100%", gates=Gates(golden_failed_max=None, success_share_min=0.5)), 3)
+    world.round()
+    world.devices["cam-0"].fail()
+    world.hear("cam-0")
+    world.look()
+    assert world.rollout.state == R.PAUSED and "1 of 3 devices failed" in world.rollout.reason
+    world.resume()
+    world.until(R.FINISHED)
+
+
 def test_too_few_successes_stop_the_rollout_although_no_other_gate_is_set() -> None:
     limits = Gates(success_share_min=0.9, failed_share_max=None, golden_failed_max=None)
     world = World(plan("2", "100%", gates=limits), 6)

@@ -98,5 +98,6 @@ def _chance(behaviour: Behaviour, share: float) -> float:
 
 def _judged(rollout: Rollout, gate: str, subject: str, value: float, limit: float, text: str) -> GateView:
     forgiven = rollout.forgiven.get(f"{gate}/{subject}", limit)
+    value = round(value, 6)  # as it is shown: what an operator accepts is what is compared
     broken = value > max(limit, forgiven) + 1e-9
-    return GateView(gate=gate, subject=subject, value=round(value, 4), limit=limit, broken=broken, text=text)
+    return GateView(gate=gate, subject=subject, value=value, limit=limit, broken=broken, text=text)
