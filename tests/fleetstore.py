@@ -15,9 +15,10 @@ from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Certified, Listed, Store, VerifiedReport
 from lenskeep.fleet.store.survey import SurveyStore
 from lenskeep.fleet.store.telemetry import TelemetryStore, merge
+from lenskeep.fleet.store.trials import TrialStore
 from lenskeep.messages.fleet import DeviceReport, RecordHead, SlotReport
 from lenskeep.messages.rollouts import Plan
-from lenskeep.messages.sync import Happening, Outcome, SlotNow, Vitals, Window
+from lenskeep.messages.sync import Happening, Outcome, SlotNow, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from lenskeep.trust import invitation
 
@@ -73,6 +74,13 @@ def happening(n: int, text: str = "") -> Happening:
     return Happening(n=n, kind="swap", at_ms=NOW_MS, slot="line", bundle="ocr@1.0.0", text=text)
 
 
+def trial(n: int, score: float, *, bundle: str = "ocr@1.1.0", code: str = "", hardware: str = "arm") -> Trial:
+    return Trial(
+        n=n, at_ms=NOW_MS, bundle=bundle, digest="e" * 64, provider="CPU", hardware=hardware, code=code,
+        golden_passed=0 if code else 4, golden_total=4, golden_score=score, p50_ms=3.25, p99_ms=7.5 + n, memory_mb=40 + n,
+    )  # fmt: skip
+
+
 class Filled:
     """The stores over one engine, and what each of their methods answered."""
 
@@ -80,6 +88,7 @@ class Filled:
         self.engine = engine
         self.store, self.intake = Store(engine), IntakeStore(engine)
         self.telemetry, self.rollouts, self.survey = TelemetryStore(engine), RolloutStore(engine), SurveyStore(engine)
+        self.trials = TrialStore(engine)
         self.said: dict[str, Any] = {}
 
     async def fill(self) -> dict[str, Any]:
@@ -139,9 +148,20 @@ class Filled:
             [slot],
         )
         again = Delivery(
-            "cam-1", "a", None, [happening(1), happening(2), window(3)], [], [Outcome(id=asked, state="done")]
+            "cam-1",
+            "a",
+            None,
+            [happening(1), happening(2), window(3), trial(4, 0.5, code="LK-8001"), trial(5, 0.98)],
+            [],
+            [Outcome(id=asked, state="done")],
         )
-        other = Delivery("cam-2", "b", None, [window(0, bundle="ocr@1.1.0")], [slot])
+        other = Delivery(
+            "cam-2",
+            "b",
+            None,
+            [window(0, bundle="ocr@1.1.0"), trial(1, 1.0), trial(2, 0.9, bundle="ocr@1.0.0")],
+            [slot],
+        )
         await intake.keep([first], now_ms=NOW_MS)
         self.said["keep"] = await intake.keep([again, other], now_ms=NOW_MS + 1)
         self.said["taken"] = [
@@ -157,7 +177,7 @@ class Filled:
         waiting = await self.telemetry.waiting(100)
         self.said["added"] = await self.telemetry.add(merge(waiting, await self.telemetry.hardware()))
         self.said["nothing left"] = await self.telemetry.waiting(100)
-        await intake.keep([Delivery("cam-2", "b", None, [window(1, bundle="ocr@1.1.0")])], now_ms=NOW_MS + 2)
+        await intake.keep([Delivery("cam-2", "b", None, [window(3, bundle="ocr@1.1.0")])], now_ms=NOW_MS + 2)
 
     async def _roll_out(self) -> None:
         rollouts, plan = self.rollouts, Plan(bundle="ocr@1.1.0", slot="line")
@@ -208,6 +228,7 @@ class Filled:
     async def look(self) -> dict[str, Any]:
         """Ask everything that can be asked."""
         store, intake, telemetry, rollouts = self.store, self.intake, self.telemetry, self.rollouts
+        trials = self.trials
         self.said |= {
             "devices": await store.devices(), "device": await store.device("cam-1"), "operators": await store.operators(),
             "operator": await store.operator("e" * 64, now_ms=NOW_MS), "no operator": await store.operator("c" * 64, now_ms=NOW_MS),
@@ -219,6 +240,8 @@ class Filled:
             "behaviour": await telemetry.behaviour(by=("hardware", "hour"), until_s=NOW_S + 1), "running": await telemetry.running(),
             "happenings": [await telemetry.happenings(limit=5), await telemetry.happenings(device="cam-1", bundle="ocr@1.0.0", kind="swap")],
             "vitals": [await telemetry.vitals(), await telemetry.vitals("cam-9")], "recent": await telemetry.recent("cam-1"),
+            "trials": [await trials.of_device("cam-1"), await trials.now(), await trials.now("ocr@1.1.0"), await trials.ever()],
+            "trials of a rollout": [await trials.of_rollout("ocr@1.1.0", 1), await trials.untold("ocr@1.0.0", 1)],
             "due": await rollouts.due(), "gone": await rollouts.gone(), "get": await rollouts.get(1), "all": await rollouts.all(),
             "enrolled": await rollouts.enrolled(), "failed": await rollouts.failed_there("ocr@1.1.0", "line"),
             "desired": [await rollouts.desired(), await rollouts.desired("cam-1")], "history": await rollouts.history(device="cam-1"),

@@ -1,11 +1,11 @@
-"""Fills the outbox: windows as they close, events out of the record, faults as they happen, vitals now and then.
+"""Fills the outbox: windows as they close, events out of the record, trials, faults as they happen, vitals at times.
 
 Rules. It collects only while this device belongs to a fleet. What it reads from the registry's record it reads behind
 the last entry that it took, and notes how far it came in the transaction that puts the events in; so a daemon that is
-killed anywhere tells each entry once. In each start of the daemon the fleet is heard before anything is sent and
-before the record is read: an outbox that was put back from a copy is known then by what the fleet has, and what may
-have been told in its first life is given up rather than told twice. A full disk changes nothing but the time: it is
-tried again.
+killed anywhere tells each entry once. With trials it is the same; a new outbox begins with those that count now. In each
+start of the daemon the fleet is heard before anything is sent and before the record is read: an outbox that was put back
+from a copy is known then by what the fleet has, and what may have been told in its first life is given up rather than
+told twice. A full disk changes nothing but the time: it is tried again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from lenskeep.daemon.metrics import Metrics
 from lenskeep.database import Database, Transaction
 from lenskeep.errors import LenskeepError
 from lenskeep.messages.fleet import cut
-from lenskeep.messages.sync import RECORDS_MAX, Happening, Record, Vitals
-from lenskeep.registry import audit, outbox
+from lenskeep.messages.sync import MS_MAX, RECORDS_MAX, Happening, Record, Trial, Vitals
+from lenskeep.registry import audit, bundles, outbox
 from lenskeep.registry.blobs import MEBIBYTE
+from lenskeep.registry.bundles import TriedVersion
 from lenskeep.registry.outbox import Held
 from lenskeep.trust.chain import Entry
 
@@ -38,6 +39,7 @@ FAULT_AGAIN_S = 60.0  # the same fault of the same slot is told once in this tim
 FAULTS_WAITING_MAX = 100
 RECORDS_PER_MB = 4096
 ENTRIES_AT_ONCE = 500
+TRIALS_AT_ONCE = 100
 JOINING = ("enrol certificate", "install certificate")
 
 # What the record's actions are to a fleet; actions that are not here stay in the record.
@@ -80,6 +82,7 @@ class Outbox:
         self._vitals_due_s = 0.0
         self._born_n = 0  # the first number of this start of the daemon
         self._begun = 0  # the entry before that of this start
+        self._tried = 0  # the newest trial before this start
         self._agreed = False  # the fleet was heard in this start
         self._wake = asyncio.Event()
         self.told: Callable[[], None] = lambda: None  # called when there is something that the fleet should hear soon
@@ -91,14 +94,17 @@ class Outbox:
         self._born_n = found.next_n if found is not None else 0
         self._metrics.told_to_fleet = self._belongs
         async with self._registry.read() as tx:
-            start = await audit.last_of(tx, "start")
+            start, self._tried = await audit.last_of(tx, "start"), await bundles.last_trial(tx)
+        if found is not None and found.trial > self._tried:  # the registry was put back: its trials go on from there
+            async with self._windows.write() as tx:
+                await outbox.take_trials(tx, [], self._tried)
         self._begun = start.sequence - 1 if start is not None else 0
 
     # --- what comes in --------------------------------------------------------------------------------------------
 
     def heed(self, type_: str, data: Any) -> None:
         """Hear of what happens on this device; faults are told as they happen, all else comes from the record."""
-        if type_ == "slot":
+        if type_ in ("slot", "bundle"):
             self._wake.set()
         if type_ != "fault" or not self._belongs() or len(self._faults) >= FAULTS_WAITING_MAX:
             return
@@ -133,23 +139,26 @@ class Outbox:
         """Take what has come together; say whether the fleet should hear of it soon."""
         vitals = [await self._vitals()] if self._clock.monotonic_s() >= self._vitals_due_s else []
         happenings, entry = await self._events()
+        trials, tried = await self._trials()
         faults, now_s = list(self._faults), int(self._clock.now_s())
         async with self._windows.read() as tx:
             ripe, begun = await outbox.ripe(tx, now_s - LATE_S, now_s), await outbox.state(tx) is not None
-        if not (vitals or happenings or faults or ripe or entry is not None or not begun):
+        if not (vitals or happenings or trials or faults or ripe or entry is not None or not begun):
             return False
         async with self._windows.write() as tx:
             if ripe:
                 await outbox.close(tx, now_s - LATE_S, now_s, self._providers())
             if entry is not None:
                 await outbox.take_entries(tx, happenings, entry)
+            if trials:
+                await outbox.take_trials(tx, trials, tried)
             await outbox.add(tx, [*faults, *vitals])
             if await outbox.make_room(tx, bytes_max=self._bytes_max, records_max=self._records_max):
                 log.warning("the outbox is full: the fleet was not reached for long")
         del self._faults[: len(faults)]
         if vitals:
             self._vitals_due_s = self._clock.monotonic_s() + VITALS_S
-        return bool(happenings or faults)
+        return bool(happenings or trials or faults)
 
     async def _events(self) -> tuple[list[Happening], int | None]:
         """Read the record behind the last entry that was taken; return its events, and how far it was read."""
@@ -170,6 +179,18 @@ class Outbox:
         if len(entries) == ENTRIES_AT_ONCE:
             self._wake.set()
         return told, entries[-1].sequence
+
+    async def _trials(self) -> tuple[list[Trial], int]:
+        """Read the trials behind the last one that was taken, and how far they go; none before the fleet is heard."""
+        async with self._windows.read() as tx:
+            found = await outbox.state(tx)
+        if found is None or not self._agreed:
+            return [], 0
+        async with self._registry.read() as tx:
+            tried = await bundles.trials_after(tx, found.trial, TRIALS_AT_ONCE)
+        if len(tried) == TRIALS_AT_ONCE:
+            self._wake.set()
+        return [trial_of(one) for one in tried], tried[-1].trial.sequence if tried else 0
 
     async def _vitals(self) -> Vitals:
         return msgspec.structs.replace(await self._read_vitals(), version=version("lenskeep"))
@@ -206,6 +227,7 @@ class Outbox:
             gone = await outbox.rename(tx, self._born_n) if put_back else await outbox.forget(tx, taken)
             if put_back:
                 await outbox.take_entries(tx, [], self._begun)
+                await outbox.take_trials(tx, [], max(found.trial, self._tried))
         self._agree()
         if not put_back:
             return gone
@@ -246,4 +268,16 @@ def happening_of(entry: Entry) -> Happening:
     return Happening(
         n=0, kind=KINDS[entry.action], at_ms=max(0, entry.at_ms), slot=cut(slot, 200) if kind == "slot" else "",
         bundle=cut(bundle, 130), code=code, text=cut(text, 2000),
+    )  # fmt: skip
+
+
+def trial_of(tried: TriedVersion) -> Trial:
+    """Say a trial in the words of the fleet."""
+    trial, report = tried.trial, tried.trial.report
+    return Trial(
+        n=0, at_ms=max(0, trial.at_ms), bundle=cut(tried.ref, 130), digest=tried.model_sha256,
+        provider=cut(trial.provider, 200), hardware=cut(trial.runtime_key, 200), code=report.code[:12],
+        golden_passed=report.golden_passed, golden_total=report.golden_total,
+        golden_score=min(1.0, max(0.0, report.golden_score)), p50_ms=min(MS_MAX, max(0.0, report.p50_ms)),
+        p99_ms=min(MS_MAX, max(0.0, report.p99_ms)), memory_mb=max(0, report.memory_mb),
     )  # fmt: skip

@@ -46,6 +46,7 @@ from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.survey import SurveyStore
 from lenskeep.fleet.store.telemetry import TelemetryStore
+from lenskeep.fleet.store.trials import TrialStore
 from lenskeep.fleet.survey import Survey
 from lenskeep.fleet.sync import Sync
 from lenskeep.fleet.telemetry import Telemetry, TelemetryRoom
@@ -81,13 +82,13 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
         operators = OperatorDoor(
             store, admission, reports, authority, clock, group_role=config.operators.group_role, request_s_max=seconds
         )
-        rollouts = RolloutStore(database)
+        rollouts, trials = RolloutStore(database), TrialStore(database)
         silent_s = config.limits.silent_s
-        survey = Survey(SurveyStore(database), rollouts, telemetry, store, clock, silent_after_s=silent_s)
+        survey = Survey(SurveyStore(database), rollouts, telemetry, trials, store, clock, silent_after_s=silent_s)
         views = Views(survey, Exposition(survey, rollouts, places.repository, clock, sync.counts), clock)
         director = Director(places.repository, config.online.keys, os.environ)
         leads = functools.partial(database.lead, "conductor", LEAD_S)
-        conductor = Conductor(rollouts, store, telemetry, director, clock, news=presence.look, leads=leads)
+        conductor = Conductor(rollouts, store, telemetry, trials, director, clock, news=presence.look, leads=leads)
         rollout_door = RolloutDoor(rollouts, conductor, director, clock, request_s_max=seconds)
 
         context = authority.server_context()

@@ -26,6 +26,7 @@ from lenskeep.fleet.rollouts.lifecycle import OVER, MemberEvent, MemberState, Ro
 from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.telemetry import TelemetryStore
+from lenskeep.fleet.store.trials import TrialStore
 from lenskeep.messages.rollouts import Plan, Way
 
 log = logging.getLogger("lenskeep.fleet")
@@ -52,12 +53,13 @@ class Conductor:
     """Conducts rollouts."""
 
     def __init__(
-        self, store: RolloutStore, alarms: Store, telemetry: TelemetryStore, director: Director, clock: Clock, *,
-        news: News = _nobody, leads: Leads = _alone,
+        self, store: RolloutStore, alarms: Store, telemetry: TelemetryStore, trials: TrialStore, director: Director,
+        clock: Clock, *, news: News = _nobody, leads: Leads = _alone,
     ) -> None:  # fmt: skip
         self._store = store
         self._alarms = alarms
         self._telemetry = telemetry
+        self._trials = trials
         self._director = director
         self._clock = clock
         self._news = news
@@ -130,7 +132,8 @@ class Conductor:
         now_s = self._clock.monotonic_s()
         known = self._seen.get(rollout.id)
         if known is None or now_s - known[0] >= EVIDENCE_S:
-            self._seen[rollout.id] = known = (now_s, await evidence.gather(self._telemetry, rollout, members))
+            found = await evidence.gather(self._telemetry, self._trials, rollout, members)
+            self._seen[rollout.id] = known = (now_s, found)
         return known[1]
 
     # --- signing ----------------------------------------------------------------------------------------------------

@@ -131,7 +131,28 @@ def _versions(found: list[VersionLine]) -> Iterator[Metric]:
             frames.add_metric([one.bundle, line.hardware], line.frames)
             for outcome, share in (("miss", line.misses_share), ("ng", line.ng_share), ("error", line.errors_share)):
                 shares.add_metric([one.bundle, line.hardware, outcome], share)
-    yield from (latency, shares, frames)
+    yield from (latency, shares, frames, *_trials(found))
+
+
+def _trials(found: list[VersionLine]) -> Iterator[Metric]:
+    trials = GaugeMetricFamily(
+        "lenskeep_fleet_tried_devices",
+        "Devices by how their newest trial of a version ended.",
+        labels=["bundle", "hardware", "result"],
+    )
+    golden = GaugeMetricFamily(
+        "lenskeep_fleet_golden_score",
+        "How well devices reproduced the golden outputs in their newest trial; 1 = equal.",
+        labels=["bundle", "hardware", "of"],
+    )
+    for one in found:
+        for line in one.tried:
+            trials.add_metric([one.bundle, line.hardware, "passed"], line.devices - line.failed)
+            trials.add_metric([one.bundle, line.hardware, "failed"], line.failed)
+            if line.scored:
+                golden.add_metric([one.bundle, line.hardware, "mean"], line.golden_mean)
+                golden.add_metric([one.bundle, line.hardware, "worst"], line.golden_worst)
+    yield from (trials, golden)
 
 
 def _rollouts(found: list[tuple[str, str, dict[str, int]]]) -> Metric:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.errors import RequestError
 from lenskeep.fleet import standing
@@ -20,6 +22,7 @@ from lenskeep.fleet.store.rollouts import Desired, RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.survey import SurveyStore
 from lenskeep.fleet.store.telemetry import TelemetryStore
+from lenskeep.fleet.store.trials import TrialStore, merged
 from lenskeep.messages.fleetviews import (
     HEALTHS,
     BehaviourLine,
@@ -29,10 +32,12 @@ from lenskeep.messages.fleetviews import (
     DriftLine,
     HistoryLine,
     OverviewView,
+    TrialLine,
+    TriedLine,
     VersionLine,
     VitalsView,
 )
-from lenskeep.messages.telemetry import Behaviour, Latency
+from lenskeep.messages.telemetry import Behaviour, Latency, TrialSum, TrialView
 
 FRESH_S = 1.0
 LOOKS_SHARE_MAX = 0.05  # of the time
@@ -55,12 +60,13 @@ class Survey:
     """Looks over the whole fleet."""
 
     def __init__(
-        self, survey: SurveyStore, rollouts: RolloutStore, telemetry: TelemetryStore, store: Store, clock: Clock, *,
-        silent_after_s: float,
+        self, survey: SurveyStore, rollouts: RolloutStore, telemetry: TelemetryStore, trials: TrialStore, store: Store,
+        clock: Clock, *, silent_after_s: float,
     ) -> None:  # fmt: skip
         self._survey = survey
         self._rollouts = rollouts
         self._telemetry = telemetry
+        self._trials = trials
         self._store = store
         self._clock = clock
         self._silent_after_s = silent_after_s
@@ -131,7 +137,10 @@ class Survey:
                 at=rfc3339(told[0].received_ms / 1000), disk_free_mb=said.disk_free_mb,
                 memory_free_mb=said.memory_free_mb, load=said.load, temperature_c=said.temperature_c,
             )  # fmt: skip
-        return DevicePage(line=line, detail=detail, vitals=vitals, history=await self.history(device=name))
+        return DevicePage(
+            line=line, detail=detail, vitals=vitals, history=await self.history(device=name),
+            trials=[_trial(one) for one in await self._trials.of_device(name)],
+        )  # fmt: skip
 
     async def drift(self) -> list[DriftLine]:
         """Return who does not run what it should, and why."""
@@ -165,10 +174,12 @@ class Survey:
         """Return which version runs where, and how it behaves on each class of hardware."""
         latency = await self._telemetry.latency(bundle, "total", ("hardware",), since_s=since_s)
         counts = await self._telemetry.behaviour(bundle, ("hardware",), since_s=since_s)
-        behaviour = _behaviour(latency, counts)
-        return [
-            line for line in _versions(await self.lines(), behaviour) if not bundle or line.bundle == bundle
-        ]  # fmt: skip
+        found = _versions(await self.lines(), _behaviour(latency, counts))
+        found = [line for line in found if not bundle or line.bundle == bundle]
+        tried = _tried(await self._trials.now(bundle), await self._trials.ever(bundle))
+        if bundle in tried and not found:  # on devices, and nowhere wanted yet
+            found = [VersionLine(bundle=bundle, devices=0, wanted=0)]
+        return [msgspec.structs.replace(line, tried=tried.get(line.bundle, [])) for line in found]
 
 
 def _fits(line: DeviceLine, asked: Asked) -> bool:
@@ -204,6 +215,35 @@ def _versions(lines: Iterable[DeviceLine], behaviour: dict[str, list[BehaviourLi
         )
         for name in sorted({*devices, *wanted})
     ]  # fmt: skip
+
+
+def _trial(one: TrialView) -> TrialLine:
+    return TrialLine(
+        at=rfc3339((one.at_ms or one.received_ms) / 1000), bundle=one.bundle, hardware=one.hardware,
+        provider=one.provider, code=one.code, golden_passed=one.golden_passed, golden_total=one.golden_total,
+        golden_score=one.golden_score, p50_ms=one.p50_ms, p99_ms=one.p99_ms, memory_mb=one.memory_mb,
+    )  # fmt: skip
+
+
+def _tried(now: Iterable[TrialSum], ever: Iterable[TrialSum]) -> dict[str, list[TriedLine]]:
+    """Return how versions did by hardware class; a class on which nobody has it any more is not shown."""
+    told: dict[str, list[TrialSum]] = {}
+    for each in ever:
+        told.setdefault(each.bundle, []).append(each)
+    sums = {bundle: merged(each) for bundle, each in told.items()}
+    shown: dict[str, list[TriedLine]] = {}
+    for one in now:
+        all_ = sums.get(one.bundle, {}).get(one.hardware, one)
+        shown.setdefault(one.bundle, []).append(
+            TriedLine(
+                hardware=one.hardware, devices=one.trials, failed=one.failed, scored=one.scored,
+                golden_mean=round(one.score_mean, 4) if one.scored else 0.0,
+                golden_worst=one.score_worst if one.scored else 0.0, p99_ms_mean=round(one.p99_mean_ms, 3),
+                p99_ms_worst=one.p99_worst_us / 1000, memory_mb_worst=one.memory_worst_mb, trials=all_.trials,
+                trials_failed=all_.failed,
+            )
+        )  # fmt: skip
+    return shown
 
 
 def _behaviour(latency: list[Latency], counts: list[Behaviour]) -> dict[str, list[BehaviourLine]]:

@@ -113,6 +113,22 @@ class BehaviourLine(_View, frozen=True, kw_only=True):
     errors_share: float = 0.0
 
 
+class TriedLine(_View, frozen=True, kw_only=True):
+    """How a version did when the devices of one class of hardware tried it, in the newest trial of each."""
+
+    hardware: str
+    devices: int
+    failed: int = 0
+    scored: int = 0  # devices on which it came to the golden pictures
+    golden_mean: float = 0.0
+    golden_worst: float = 0.0
+    p99_ms_mean: float = 0.0
+    p99_ms_worst: float = 0.0
+    memory_mb_worst: int = 0
+    trials: int = 0  # that were ever told, repeated ones among them
+    trials_failed: int = 0
+
+
 class VersionLine(_View, frozen=True, kw_only=True):
     """A version and where it runs."""
 
@@ -122,6 +138,7 @@ class VersionLine(_View, frozen=True, kw_only=True):
     digests: list[str] = []
     hardware: dict[str, int] = {}  # class -> devices
     behaviour: list[BehaviourLine] = []
+    tried: list[TriedLine] = []
 
 
 class HistoryLine(_View, frozen=True, kw_only=True):
@@ -147,10 +164,27 @@ class VitalsView(_View, frozen=True, kw_only=True):
     temperature_c: float | None = None
 
 
+class TrialLine(_View, frozen=True, kw_only=True):
+    """The newest trial of a version on a device."""
+
+    at: str
+    bundle: str
+    hardware: str = ""
+    provider: str = ""
+    code: str = ""  # why it was refused; empty = it passed
+    golden_passed: int = 0
+    golden_total: int = 0
+    golden_score: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    memory_mb: int = 0
+
+
 class DevicePage(_View, frozen=True, kw_only=True):
     """Everything about one device."""
 
     line: DeviceLine
     detail: DeviceDetail
     vitals: VitalsView | None = None
+    trials: list[TrialLine] = []
     history: list[HistoryLine] = []

@@ -51,13 +51,15 @@ class Gates(_Request, frozen=True, kw_only=True):
     silent_max: Count | None = None
     silent_share_max: Share | None = 0.5
     golden_failed_max: Count | None = 0  # devices on which the version did not reproduce its golden outputs
+    golden_score_min: Share | None = None  # of the worst device, in its newest trial; 1 = equal to the golden outputs
+    golden_drop_max: Share | None = 0.05  # fall of the mean against the previous version's on the same hardware
     p99_ms_max: Annotated[float, Meta(gt=0)] | None = None
     p99_growth_max: Annotated[float, Meta(gt=0)] | None = 1.5  # times the previous version's on the same hardware
     misses_share_max: Share | None = 0.05  # frames over the budget
     errors_share_max: Share | None = 0.02
     ng_shift_max: Share | None = 0.2  # of the share of NG against the previous version on the same hardware
     samples_min: Count = 200  # frames per hardware class; with fewer nothing is said of its behaviour
-    evidence_s_max: Seconds = 0  # > 0: a wave waits for the samples, and that long at most
+    evidence_s_max: Seconds = 0  # > 0: a wave waits for the samples and the trials, and that long at most
 
 
 class Deadlines(_Request, frozen=True, kw_only=True):

@@ -12,7 +12,9 @@ not come so far, wait (`taken` stays), and the device sends what it holds from t
 numbering: an outbox that was made anew has a new name, and counts from its beginning. A device that hears a `taken`
 above its own newest number was put back from a copy, and goes on under a new name. A `taken` below `after` says that
 the fleet was put back: what is gone is gone, the fleet notes how many, and both go on from there. A record that is too
-large is cut by the device, with a mark; nothing is refused for its size. A call without news and without records costs
+large is cut by the device, with a mark; nothing is refused for its size. A record of a kind that the fleet does not
+know, because the device is newer, is taken under its number as a happening of the kind `other` that says so, and the
+records beside it count: a new kind needs no word between the two. A call without news and without records costs
 the fleet no statement of SQL. With `wait_s` the fleet holds the answer until there is news (a newer repository, a
 command) or the time is over.
 """
@@ -28,8 +30,11 @@ from lenskeep.messages.fleet import Line, Number, Text
 MEDIA_MSGPACK = "application/msgpack"
 RECORDS_MAX = 500  # in one call; the rest comes in the next one
 WAIT_S_MAX = 120.0
+MS_MAX = 1e7  # of a time in a trial
 
 Ref = Annotated[str, Meta(max_length=130)]  # NAME@VERSION
+Share = Annotated[float, Meta(ge=0, le=1)]
+Milliseconds = Annotated[float, Meta(ge=0, le=MS_MAX)]
 
 
 class Window(Struct, frozen=True, kw_only=True, tag="window", omit_defaults=True):
@@ -77,7 +82,28 @@ class Vitals(Struct, frozen=True, kw_only=True, tag="vitals", omit_defaults=True
     hardware: Line = ""  # class of this machine: processor and runtime, as prepared models are keyed
 
 
-Record = Window | Happening | Vitals
+class Trial(Struct, frozen=True, kw_only=True, tag="trial", omit_defaults=True):
+    """How a version did when this very device tried it: how well it reproduced its golden outputs, and what it cost.
+
+    Of two trials of a version the later record counts: a runtime that was exchanged makes another one.
+    """
+
+    n: Number
+    at_ms: Number
+    bundle: Ref
+    digest: Line  # of the model's signed bytes, as windows name it
+    provider: Line = ""
+    hardware: Line = ""  # class of this machine when it was tried, as in vitals
+    code: Annotated[str, Meta(max_length=12)] = ""  # why it was refused; empty = it passed
+    golden_passed: Number = 0
+    golden_total: Number = 0  # 0 = it did not come to the golden pictures
+    golden_score: Share = 0.0  # mean agreement, 1.0 = equal
+    p50_ms: Milliseconds = 0.0
+    p99_ms: Milliseconds = 0.0  # 0 = it was not timed
+    memory_mb: Number = 0  # at most, beside what the empty process needs
+
+
+Record = Window | Happening | Vitals | Trial
 
 
 class SlotNow(Struct, frozen=True, kw_only=True, omit_defaults=True):

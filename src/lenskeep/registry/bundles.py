@@ -60,6 +60,14 @@ class StoredTrial(Struct, frozen=True, kw_only=True):
     report: TrialReport
 
 
+class TriedVersion(Struct, frozen=True):
+    """A trial with the version that it was of."""
+
+    ref: str
+    model_sha256: str
+    trial: StoredTrial
+
+
 async def insert(tx: Transaction, bundle_id: str, verified: VerifiedBundle, *, at_ms: int, by: str) -> StoredBundle:
     """Store a verified version, or bring a retired one back.
 
@@ -199,6 +207,28 @@ async def newest_trial(tx: Transaction, bundle_id: str) -> StoredTrial | None:
     """Return the trial that counts, if there was one."""
     found = await trials(tx, bundle_id, 1)
     return found[0] if found else None
+
+
+async def last_trial(tx: Transaction) -> int:
+    """Return the number of the newest trial of any version; 0 = there was none."""
+    row = await tx.one("SELECT MAX(sequence) AS sequence FROM trial")
+    return int(row["sequence"] or 0) if row is not None else 0
+
+
+async def trials_after(tx: Transaction, sequence: int, limit: int) -> list[TriedVersion]:
+    """Return trials above a number, oldest first; with a number below 0 those alone that count now."""
+    which = "trial.sequence > ?"
+    if sequence < 0:
+        which += (
+            " AND state <> 'retired'"
+            " AND trial.sequence = (SELECT MAX(t.sequence) FROM trial AS t WHERE t.bundle_id = trial.bundle_id)"
+        )
+    rows = await tx.all(
+        "SELECT trial.*, bundle.name, bundle.version, bundle.model_sha256 FROM trial JOIN bundle"  # noqa: S608 - our own words
+        f" ON bundle.id = bundle_id WHERE {which} ORDER BY trial.sequence LIMIT ?",
+        sequence, limit,
+    )  # fmt: skip
+    return [TriedVersion(f"{row['name']}@{row['version']}", row["model_sha256"], _trial(row)) for row in rows]
 
 
 async def prepared_files(tx: Transaction) -> set[str]:

@@ -2,9 +2,10 @@
 
 Rules. A number is given once. What was put on the wire stays as it is until the fleet says how far it took, because it
 may have taken it though the answer was lost; only what was never sent is merged. When the outbox is full, the least
-valuable goes first: windows are merged into coarser ones, then vitals go, then windows, and events last; oldest first,
-and what went is counted in a record of its own. Nothing is written twice: windows close out of the rows that results
-are counted into, events are read from the registry's record behind the last entry that was taken.
+valuable goes first: windows are merged into coarser ones, then vitals go, then windows, then events, and trials last;
+oldest first, and what went is counted in a record of its own. Nothing is written twice: windows close out of the rows
+that results are counted into, events are read from the registry's record behind the last entry that was taken, trials
+behind the last trial.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec import Struct
 
 from lenskeep.database import Row, Transaction
 from lenskeep.messages.fleet import cut
-from lenskeep.messages.sync import Happening, Record, Vitals, Window
+from lenskeep.messages.sync import Happening, Record, Trial, Vitals, Window
 from lenskeep.registry.windows import HOUR_S, MINUTE_S, QUARTER_S, Span, SpanKey
 from lenskeep.sketch import Sketch
 
@@ -27,7 +28,7 @@ MERGED_AT_ONCE = 2000  # rows
 ROOM_MADE = 0.9  # of the cap, so that it is not made again at the next record
 
 _OTHER = f"start_s NOT IN (?1 - ?1 % {MINUTE_S}, ?2 - ?2 % {MINUTE_S})"
-_DROP_ORDER = ("vitals", "window", "event")
+_DROP_ORDER = ("vitals", "window", "event", "trial")
 
 
 class OutboxState(Struct, frozen=True, kw_only=True):
@@ -37,6 +38,7 @@ class OutboxState(Struct, frozen=True, kw_only=True):
     next_n: int
     sent: int
     entry: int
+    trial: int
     dropped: int
 
 
@@ -51,13 +53,13 @@ class Held(Struct, frozen=True, kw_only=True):
 
 async def state(tx: Transaction) -> OutboxState | None:
     """Return how the outbox stands; None before it was begun."""
-    row = await tx.one("SELECT name, next_n, sent, entry, dropped FROM outbox")
+    row = await tx.one("SELECT name, next_n, sent, entry, trial, dropped FROM outbox")
     return None if row is None else OutboxState(**dict(zip(row.keys(), row, strict=True)))
 
 
 async def begin(tx: Transaction) -> OutboxState:
     """Begin an outbox under a new name, or go on with the one that is there."""
-    await tx.run("INSERT OR IGNORE INTO outbox VALUES (1, ?, 0, -1, -1, 0)", uuid.uuid4().hex)
+    await tx.run("INSERT OR IGNORE INTO outbox VALUES (1, ?, 0, -1, -1, 0, -1)", uuid.uuid4().hex)
     found = await state(tx)
     assert found is not None
     return found
@@ -81,6 +83,12 @@ async def take_entries(tx: Transaction, happenings: list[Happening], entry: int)
     """Put in what was read from the registry's record up to an entry."""
     await add(tx, happenings)
     await tx.run("UPDATE outbox SET entry = ?", entry)
+
+
+async def take_trials(tx: Transaction, trials: list[Trial], sequence: int) -> None:
+    """Put in what was read of the registry's trials up to a number."""
+    await add(tx, trials)
+    await tx.run("UPDATE outbox SET trial = ?", sequence)
 
 
 async def count(tx: Transaction, key: SpanKey, digest: str, span: Span) -> None:
@@ -298,6 +306,8 @@ def _row(record: Record, class_s: int = MINUTE_S) -> tuple[object, ...]:
             kind, at_ms, seconds = "window", record.start_s * 1000, class_s
         case Vitals():
             kind, at_ms, seconds = "vitals", record.at_ms, 0
+        case Trial():
+            kind, at_ms, seconds = "trial", record.at_ms, 0
         case Happening():
             kind, at_ms, seconds = "lost" if record.kind == "lost" else "event", record.at_ms, 0
     return record.n, kind, at_ms, seconds, len(body) + RECORD_EXTRA_BYTES, body

@@ -24,6 +24,7 @@ from lenskeep.fleet.store.opening import open_engine
 from lenskeep.fleet.store.rollouts import RolloutStore, note_progress
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.telemetry import TelemetryStore
+from lenskeep.fleet.store.trials import TrialStore
 from lenskeep.messages.rollouts import Deadlines, Gates, Plan, Wave
 from lenskeep.messages.sync import SlotNow
 from tests.fleetrig import LyingClock
@@ -73,7 +74,9 @@ class Stage:
     async def replica(self) -> tuple[Conductor, RolloutStore, Engine]:
         engine = await self.engine()
         store = RolloutStore(engine)
-        conductor = Conductor(store, Store(engine), TelemetryStore(engine), self.director(), self.clock)
+        conductor = Conductor(
+            store, Store(engine), TelemetryStore(engine), TrialStore(engine), self.director(), self.clock
+        )
         return conductor, store, engine
 
     async def start(self, store: RolloutStore, devices: int, plan: Plan) -> int:

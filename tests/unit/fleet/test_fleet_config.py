@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -12,14 +13,25 @@ import pytest
 
 from lenskeep.errors import ConfigError
 from lenskeep.fleet.config import FleetConfig, FleetPlaces, Storage, load, parse
+from lenskeep.messages.rollouts import Deadlines, Gates, Plan, Wave
 
 FILE = Path(__file__).resolve().parents[3] / "config" / "fleet.toml"
+PLAN = FILE.with_name("rollout-plan.toml")
 
 
 def test_the_file_holds_every_key_at_its_default() -> None:
     assert load(FILE) == FleetConfig()
     said = tomllib.loads(FILE.read_text())
     assert said == msgspec.to_builtins(FleetConfig())
+
+
+def test_the_plan_of_a_rollout_holds_every_key_at_its_default() -> None:
+    text = PLAN.read_text()
+    said = msgspec.convert(tomllib.loads(text), Plan)
+    assert said == Plan(bundle=said.bundle, slot=said.slot)
+    for names in (Plan, Gates, Wave, Deadlines):
+        for name in names.__struct_fields__:
+            assert re.search(rf"^(# )?(\[+)?{name}\b", text, re.MULTILINE), name
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lenskeep.fleet.rollouts.lifecycle import (
 )
 from lenskeep.fleet.rollouts.selecting import Candidate, cut, select
 from lenskeep.messages.rollouts import Deadlines, Gates, Plan, Wave
+from lenskeep.messages.telemetry import TrialSum
 from tests.rolloutworld import NEW, OLD, World
 
 M, R = MemberState, RolloutState
@@ -132,6 +133,68 @@ def test_a_shift_of_ng_that_chance_explains_breaks_nothing() -> None:
         world.evidence = Evidence(now={"class-0": Behaviour(frames=400, outcomes={"NG": ng})}, before=before)
         world.look()
         assert (world.rollout.state == R.PAUSED) is stops, ng
+
+
+def tried(worst: float, mean: float = 0.0, *, devices: int = 2, scored: int = 2) -> TrialSum:
+    return TrialSum(
+        bundle=NEW, trials=devices, failed=0, scored=scored, score_sum_ppm=round((mean or worst) * scored * 1e6),
+        score_worst_ppm=round(worst * 1e6), timed=0, p99_sum_us=0, p99_worst_us=0, memory_worst_mb=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "now", "before", "says"),
+    [
+        (Gates(golden_drop_max=0.02), tried(0.95), tried(0.99), "0.9500 on class-1, 0.9900 with the version before"),
+        (Gates(golden_drop_max=0.02), tried(0.95, 0.985), tried(0.99), ""),  # one is worse, the class hardly
+        (Gates(golden_drop_max=0.02), tried(0.99), tried(0.9), ""),  # better than before
+        (Gates(golden_drop_max=0.02), tried(0.5), None, ""),  # nothing to compare with
+        (Gates(golden_drop_max=0.02), tried(0.5), tried(1.0, scored=0), ""),
+        (Gates(golden_drop_max=0.02), tried(0.97), tried(0.99), ""),  # just as far as it may
+        (Gates(golden_drop_max=None), tried(0.5), tried(0.99), ""),
+        (Gates(), tried(0.9), tried(0.99), "golden score 0.9000"),  # what is not asked for is looked at too
+        (Gates(golden_score_min=0.97), tried(0.96, 0.99), None, "0.9600 at worst on class-1, at least 0.97 is asked"),
+        (Gates(golden_score_min=0.97), tried(0.97), None, ""),
+        (Gates(golden_score_min=1.0), tried(0.0, scored=0), None, ""),  # it did not come to the golden pictures
+    ],
+)
+def test_a_golden_score_is_judged_by_its_class_and_the_worst_device(
+    limits: Gates, now: TrialSum, before: TrialSum | None, says: str
+) -> None:
+    world = World(plan("2", "100%", gates=limits), 6)
+    world.round()
+    well = tried(1.0)
+    world.evidence = Evidence(
+        tried={"class-0": well, "class-1": now},
+        tried_before={"class-0": well} | ({"class-1": before} if before else {}),
+    )
+    world.until(R.PAUSED, R.FINISHED)
+    assert world.rollout.state == (R.PAUSED if says else R.FINISHED)
+    if says:
+        assert says in world.rollout.reason and "class-0" not in world.rollout.reason
+        assert world.rollout.opened == 1
+        world.resume()  # an operator who has seen it
+        world.until(R.FINISHED)
+
+
+def test_a_trial_that_is_not_told_yet_keeps_a_wave_waiting_and_then_stops_it() -> None:
+    world = World(plan("1", "100%", gates=Gates(evidence_s_max=60, samples_min=0)), 3)
+    (first,) = [name for name in world.devices if world.member(name).wave == 0]
+    world.evidence = Evidence(untold=frozenset(world.devices))
+    for _ in range(30):
+        world.round()
+        world.steady_ms += 1000
+    assert world.rollout.opened == 1 and world.member(first).state == M.COMMITTED
+    world.evidence = Evidence(tried={"class-0": tried(1.0)}, untold=frozenset(set(world.devices) - {first}))
+    world.round()
+    assert world.rollout.opened == 2
+    world.until(R.PAUSED)
+    assert "no trial was told by" in world.rollout.reason and "and 1 more" in world.rollout.reason
+
+
+def test_devices_that_tell_of_no_trials_at_all_are_not_waited_for() -> None:
+    world = World(plan("1", "100%", gates=Gates(evidence_s_max=60, samples_min=0, golden_score_min=0.9)), 3)
+    world.until(R.FINISHED)
 
 
 def test_too_few_frames_keep_a_wave_waiting_and_then_stop_it() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from lenskeep.errors import ConflictError
 from lenskeep.fleet.rollouts import gates, judge
 from lenskeep.fleet.rollouts.lifecycle import OVER, WAITING, MemberState, RolloutState
 from lenskeep.messages.rollouts import Deadlines, Gates, Plan, Wave
 from lenskeep.messages.sync import SlotNow
+from lenskeep.messages.telemetry import TrialSum
 from tests.rolloutworld import NEW, OLD, World
 
 DEADLINES = Deadlines(assigned_s=50, downloading_s=50, staged_s=50, activating_s=50, probation_s=50, reverting_s=50)
@@ -21,6 +23,8 @@ plans = st.builds(
     gates=st.builds(
         Gates, success_share_min=st.sampled_from([0.5, 0.9, 1.0]), failed_share_max=st.sampled_from([0.1, 0.5, None]),
         failed_max=st.sampled_from([0, 2, None]), silent_share_max=st.sampled_from([0.2, None]),
+        golden_score_min=st.sampled_from([0.5, 0.9, None]), golden_drop_max=st.sampled_from([0.0, 0.1, None]),
+        evidence_s_max=st.sampled_from([0.0, 0.0, 30.0]), samples_min=st.just(0),
     ),
     on_broken=st.sampled_from(["pause", "abort-keep", "abort-revert"]),
     retries=st.integers(0, 2), retry_s=st.just(5.0), deadlines=st.just(DEADLINES),
@@ -28,7 +32,7 @@ plans = st.builds(
 )  # fmt: skip
 KINDS = (
     "round", "round", "round", "look", "sign", "step", "step", "fail", "fail", "retriable", "wait", "silence", "pause",
-    "resume", "abort", "revert", "window", "repeat",
+    "resume", "abort", "revert", "window", "repeat", "tried",
 )  # fmt: skip
 events = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 7)), max_size=80)
 
@@ -51,6 +55,8 @@ def apply(world: World, kind: str, number: int) -> None:
             world.round()
         elif kind == "window":
             world.window_open = not world.window_open
+        elif kind == "tried":
+            tell_of_trials(world, number)
         elif kind == "repeat":
             world.hear(name)
         elif kind in ("abort", "revert"):
@@ -59,6 +65,34 @@ def apply(world: World, kind: str, number: int) -> None:
             getattr(world, kind)()
     except ConflictError:
         pass  # refused in this state: nothing changed
+
+
+def tried(score_ppm: int) -> TrialSum:
+    return TrialSum(
+        bundle=NEW, trials=1, failed=0, scored=1, score_sum_ppm=score_ppm, score_worst_ppm=score_ppm, timed=0,
+        p99_sum_us=0, p99_worst_us=0, memory_worst_mb=0,
+    )  # fmt: skip
+
+
+def tell_of_trials(world: World, number: int) -> None:
+    """One class of hardware has tried it, well or badly; of some devices no trial is known."""
+    name, score = f"class-{number % 2}", (1_000_000, 950_000, 700_000, 400_000)[number % 4]
+    world.evidence = replace(
+        world.evidence, tried={**world.evidence.tried, name: tried(score)},
+        tried_before={"class-0": tried(1_000_000), "class-1": tried(960_000)},
+        untold=frozenset({"cam-0"} if number % 3 == 0 else ()),
+    )  # fmt: skip
+
+
+def worse(world: World) -> bool:
+    """Say whether the version is worse on some class than its plan allows."""
+    limits, evidence = world.rollout.plan.gates, world.evidence
+    floor, drop = limits.golden_score_min, limits.golden_drop_max
+    return any(
+        (floor is not None and one.score_worst < floor - 1e-6)
+        or (drop is not None and evidence.tried_before[name].score_mean - one.score_mean > drop + 1e-6)
+        for name, one in evidence.tried.items()
+    )
 
 
 def check(world: World) -> None:
@@ -92,6 +126,7 @@ def test_no_sequence_of_events_breaks_what_a_rollout_promises(
         if world.rollout.opened > opened and kind == "look":
             assert world.rollout.state != RolloutState.PAUSED
             assert not [one for one in world.rollout.gates if one.broken and one.gate not in ("success", "evidence")]
+            assert resumed or not worse(world), "a wave began although the version is worse"
             if opened:
                 shown = [one for one in before if one.wave == opened - 1]
                 share, _ = gates.success(world.rollout, shown)

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lenskeep.database import Database, open_database
+from lenskeep.database import Database, open_database, raw, schema_steps
 from lenskeep.errors import StorageFullError
-from lenskeep.messages.sync import Happening, Record, Vitals, Window
+from lenskeep.messages.sync import Happening, Record, Trial, Vitals, Window
 from lenskeep.registry import outbox
 from lenskeep.registry.windows import HOUR_S, MINUTE_S, Span, SpanKey
 from lenskeep.sketch import Sketch
@@ -145,6 +145,40 @@ async def test_a_full_outbox_drops_vitals_then_windows_then_events_and_counts_th
     lost = [one for one in left if isinstance(one, Happening) and one.kind == "lost"]
     assert len(lost) == 1, "one record says how many"
     assert lost[0].count + len(left) - 1 == 150, "everything is here or counted"
+
+
+async def test_a_full_outbox_gives_up_trials_last(database: Database) -> None:
+    tried = [Trial(n=0, at_ms=n, bundle=f"cap@1.0.{n}", digest="d") for n in range(3)]
+    await put(database, *tried, *(event(str(n)) for n in range(50)))
+    await room(database, records_max=5)
+    assert [one.at_ms for one in await everything(database) if isinstance(one, Trial)] == [0, 1, 2]
+    async with database.read() as tx:
+        assert (await outbox.held(tx)).kinds["trial"] == 3
+
+
+async def test_an_outbox_of_the_version_before_keeps_its_records_and_begins_to_tell_trials(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.sqlite"
+    async with open_database(path, SCHEMA) as database:
+        await put(database, event("kept"), window(3))
+        kept = await everything(database)
+    with raw(path) as older:  # as the steps before made it
+        for statement in schema_steps(SCHEMA)[3][1]:
+            if "CREATE TABLE outbox_record" in statement:
+                older.execute("CREATE TABLE held AS SELECT * FROM outbox_record")
+                older.execute("DROP TABLE outbox_record")
+                older.execute(statement)
+                older.execute("INSERT INTO outbox_record SELECT * FROM held")
+                older.execute("DROP TABLE held")
+        older.execute("CREATE INDEX outbox_kind ON outbox_record (kind, seconds, n)")
+        older.execute("ALTER TABLE outbox DROP COLUMN trial")
+        older.execute("DELETE FROM schema_step WHERE number = 4")
+        older.commit()
+    async with open_database(path, SCHEMA) as database:
+        assert await everything(database) == kept
+        await put(database, Trial(n=0, at_ms=1, bundle="cap@1.0.0", digest="d"))
+        async with database.read() as tx:
+            assert (await outbox.state(tx)).trial == -1  # type: ignore[union-attr]
+            assert [one.n for one in await outbox.oldest(tx, 9)] == [0, 1, 2]
 
 
 async def test_what_may_be_at_the_fleet_already_is_neither_merged_nor_dropped(database: Database) -> None:

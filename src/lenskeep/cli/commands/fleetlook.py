@@ -10,6 +10,7 @@ from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.words import clean, count, milliseconds, moment, plural, short, size, span
 from lenskeep.messages.fleetviews import (
     HEALTHS,
+    BehaviourLine,
     DeviceLine,
     DevicePage,
     DevicesPage,
@@ -17,11 +18,15 @@ from lenskeep.messages.fleetviews import (
     HistoryLine,
     OverviewView,
     SlotLine,
+    TrialLine,
+    TriedLine,
     VersionLine,
 )
 
 MARKS = {"healthy": "good", "behind": "warn", "refused": "bad", "silent": "bad", "invited": "info", "revoked": "info"}
 PAGE = 500
+SHOWN = ("line", "vitals", "trials", "history")  # of a device, beside its detail
+TRIALS_SHOWN = 4
 
 
 @click.command()
@@ -122,7 +127,7 @@ def _heard(line: DeviceLine) -> str:
 @click.argument("name", metavar="DEVICE")
 @click.pass_context
 def show(context: click.Context, name: str) -> None:
-    """Show one device: what it should run and runs, its state, its key, its record, what happened.
+    """Show one device: what it should run and runs, its state, its key, its record, its trials, what happened.
 
     \b
       lenskeep fleet show cam-7
@@ -130,7 +135,7 @@ def show(context: click.Context, name: str) -> None:
       lenskeep fleet history cam-7
     """
     page = client_of(context).look_at(name)
-    data = {**msgspec.to_builtins(page.detail), **{name: getattr(page, name) for name in ("line", "vitals", "history")}}
+    data = {**msgspec.to_builtins(page.detail), **{name: getattr(page, name) for name in SHOWN}}
     emit(context, "fleet-device/1", data, lambda screen: _show_device(screen, page))
 
 
@@ -158,6 +163,7 @@ def _show_device(screen: Screen, page: DevicePage) -> None:
     if row.revoked:
         screen.line(f"  Revoked      {moment(row.revoked)}: {clean(row.revoked_reason)}")
     _show_report(screen, page)
+    _show_trials(screen, page.trials)
     if page.history:
         screen.line("  Lately")
         for each in page.history[:5]:
@@ -192,6 +198,19 @@ def _show_report(screen: Screen, page: DevicePage) -> None:
         screen.line(f"  Record       witnessed up to entry {page.detail.head_sequence} ({page.detail.head_hash[:12]}…)")
 
 
+def _show_trials(screen: Screen, trials: list[TrialLine]) -> None:
+    """Say how the versions that were tried last did here."""
+    for number, one in enumerate(trials[:TRIALS_SHOWN]):
+        mark = f"{screen.mark('bad')} {clean(one.code)}" if one.code else screen.mark("good")
+        golden = f"golden {one.golden_passed} of {one.golden_total}, score {one.golden_score:.4f}"
+        facts = [
+            golden if one.golden_total else "", f"p50 {milliseconds(one.p50_ms)}" if one.p50_ms else "",
+            f"p99 {milliseconds(one.p99_ms)}" if one.p99_ms else "", f"{one.memory_mb} MB" if one.memory_mb else "",
+        ]  # fmt: skip
+        name = "Tried" if number == 0 else ""
+        screen.line(f"  {name:<12} {clean(one.bundle)}  {mark} {', '.join(filter(None, facts))}  {moment(one.at)}")
+
+
 @click.command()
 @click.argument("bundle", metavar="[NAME@VERSION]", required=False)
 @click.option("--hours", type=float, default=24.0, show_default=True, help="How far back its behaviour is taken from.")
@@ -199,7 +218,8 @@ def _show_report(screen: Screen, page: DevicePage) -> None:
 def versions(context: click.Context, bundle: str | None, hours: float) -> None:
     """Show which version runs where, how fast on each class of hardware, and how much it rejects.
 
-    Percentiles are merged from all devices of a class and true within 1 %.
+    Percentiles are merged from all devices of a class and true within 1 %. GOLDEN is how well devices reproduced the
+    golden outputs when they tried the version: the mean of their newest trials, and the worst; TRIED is how many did.
 
     \b
       lenskeep fleet versions
@@ -220,16 +240,30 @@ def _show_versions(screen: Screen, found: list[VersionLine]) -> None:
         first = [one.bundle, runs]
         if len(one.digests) > 1:
             first[0] += f" ({len(one.digests)} different digests!)"
-        if not one.behaviour:
-            rows.append([*first, "", "", "", "", ""])
-        for line in one.behaviour:
-            cells = [
-                line.hardware or "unknown", milliseconds(line.p50_ms), milliseconds(line.p99_ms),
-                f"{line.ng_share * 100:.1f} %", count(line.frames),
-            ]  # fmt: skip
-            rows.append([*first, *cells])
+        measured, tried = {line.hardware: line for line in one.behaviour}, {line.hardware: line for line in one.tried}
+        for hardware in sorted({*measured, *tried}):
+            rows.append(
+                [*first, hardware or "unknown", *_measured(measured.get(hardware)), *_tried(tried.get(hardware))]
+            )
             first = ["", ""]
-    screen.table(rows, ["VERSION", "DEVICES", "HARDWARE", "P50", "P99", "NG", "PICTURES"])
+        if not measured and not tried:
+            rows.append([*first, *[""] * 7])
+    screen.table(rows, ["VERSION", "DEVICES", "HARDWARE", "P50", "P99", "NG", "PICTURES", "GOLDEN", "TRIED"])
+
+
+def _measured(line: BehaviourLine | None) -> list[str]:
+    if line is None:
+        return [""] * 4
+    return [
+        milliseconds(line.p50_ms), milliseconds(line.p99_ms), f"{line.ng_share * 100:.1f} %", count(line.frames),
+    ]  # fmt: skip
+
+
+def _tried(line: TriedLine | None) -> list[str]:
+    if line is None:
+        return ["", ""]
+    golden = f"{line.golden_mean:.4f} / {line.golden_worst:.4f}" if line.scored else ""
+    return [golden, str(line.devices) + (f", {line.failed} failed" if line.failed else "")]
 
 
 @click.command()

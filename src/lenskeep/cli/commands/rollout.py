@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lenskeep.cli.run import run_of
 from lenskeep.cli.words import Exit, clean, plural
 from lenskeep.config import read_toml
 from lenskeep.errors import RequestError
-from lenskeep.messages.rollouts import GroupAsk, Plan, RolloutAsk, RolloutDetail, TagAsk, Wave
+from lenskeep.messages.rollouts import Gates, GroupAsk, Plan, RolloutAsk, RolloutDetail, TagAsk, Wave
 
 LOOK_EVERY_S = 1.0
 ENDS = {
@@ -45,6 +46,7 @@ def rollout() -> None:
 @click.option("--target", metavar="SELECTOR", help="Which devices: all, site=a, group=pilots, cam-1,cam-2, cam-*.")
 @click.option("--wave", "waves", multiple=True, metavar="N|P%|SELECTOR", help="A wave; given in order.")
 @click.option("--soak", "soak_s", type=float, metavar="SECONDS", help="How long a wave is watched before the next.")
+@click.option("--gate", "gates", multiple=True, metavar="NAME=VALUE", help="A gate's limit, or NAME=off; any number.")
 @click.option("--on-broken", type=click.Choice(["pause", "abort-keep", "abort-revert"]), help="When a gate breaks.")
 @click.option("--approvals", type=click.IntRange(0, 10), help="How many others must approve before it starts.")
 @click.option("--window", "windows", multiple=True, metavar="22:00-05:00", help="Activate inside it alone (UTC).")
@@ -60,7 +62,9 @@ def start(context: click.Context, /, file: Path | None, dry_run: bool, again: bo
     \b
       lenskeep fleet rollout start cap-inspect@1.1.0 --slot main --dry-run
       lenskeep fleet rollout start cap-inspect@1.1.0 --slot main --wave canary=yes --wave 20% --wave 100% --soak 900
-      lenskeep fleet rollout start --plan plan.toml --approvals 1
+      lenskeep fleet rollout start --plan plan.toml --approvals 1 --gate golden_score_min=0.98
+
+    Gates and everything else of a plan, each with its default, stand in config/rollout-plan.toml.
     """
     plan = _plan(file, {**words, "again": again or None})
     shown = client_of(context).start_rollout(RolloutAsk(plan=plan, dry_run=dry_run))
@@ -86,11 +90,14 @@ def _plan(file: Path | None, words: dict[str, Any]) -> Plan:
     plain: dict[str, Any] = {}
     if file:
         plain = _json(text) if file.suffix == ".json" else dict(read_toml(text))
-    waves = words.pop("waves")
+    waves, gates = words.pop("waves"), _gates(words.pop("gates"))
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in words.items()}
     plain |= {name: value for name, value in given.items() if value not in (None, "", [])}
     if waves:
         plain["waves"] = [msgspec.to_builtins(Wave(take=take)) for take in waves]
+    if gates:
+        known = plain.get("gates", {})
+        plain["gates"] = {**known, **gates} if isinstance(known, dict) else known  # what it is else is refused below
     if "bundle" not in plain or "slot" not in plain:
         raise RequestError(
             "A rollout needs a version and a slot.", hint="lenskeep fleet rollout start NAME@VERSION --slot SLOT"
@@ -99,6 +106,19 @@ def _plan(file: Path | None, words: dict[str, Any]) -> Plan:
         return msgspec.convert(plain, Plan, strict=False)
     except msgspec.ValidationError as error:
         raise RequestError(f"The plan is not right: {error}.") from error
+
+
+def _gates(words: Sequence[str]) -> dict[str, Any]:
+    """Read gates as the command line gives them. Raises: RequestError."""
+    given: dict[str, Any] = {}
+    for word in words:
+        name, is_, value = word.partition("=")
+        if name not in Gates.__struct_fields__ or not is_:
+            raise RequestError(
+                f"{word!r} is no gate.", hint=f"Write NAME=VALUE; there are {', '.join(Gates.__struct_fields__)}."
+            )
+        given[name] = None if value == "off" else value
+    return given
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lenskeep.cli.output import Screen
 from lenskeep.cli.words import clean, moment, plural, short
-from lenskeep.messages.rollouts import RolloutDetail, RolloutRow
+from lenskeep.messages.rollouts import Gates, RolloutDetail, RolloutRow
 
 KINDS = {
     "finished": "good", "running": "info", "proposed": "warn", "paused": "warn", "reverting": "warn", "aborted": "bad",
@@ -37,6 +37,8 @@ def say_rollout(screen: Screen, shown: RolloutDetail, *, members: bool) -> None:
     screen.line()
     rows = [(str(wave.number), wave.take, wave.state, str(wave.devices), _states(wave.states)) for wave in shown.waves]
     screen.table(rows, ("WAVE", "TAKES", "STATE", "DEVICES", "STAND"))
+    if not one.id:
+        screen.line(f"  gates: {', '.join(_limits(shown.plan.gates)) or 'none'}")
     for gate in shown.gates:
         screen.line(
             f"  {screen.mark('bad' if gate.broken else 'good')} {gate.gate}: {clean(gate.text)}; limit {gate.limit:g}"
@@ -48,6 +50,12 @@ def say_rollout(screen: Screen, shown: RolloutDetail, *, members: bool) -> None:
             for each in shown.members
         ]
         screen.table(lines, ("DEVICE", "WAVE", "STATE", "SINCE", "BEFORE", "HARDWARE", "REASON"))
+
+
+def _limits(gates: Gates) -> list[str]:
+    """Say what must hold, in the words of the plan; what is off is left out."""
+    found = {name: getattr(gates, name) for name in gates.__struct_fields__}
+    return [f"{name} {value:g}" for name, value in found.items() if value is not None]
 
 
 def _states(states: Mapping[str, int]) -> str:

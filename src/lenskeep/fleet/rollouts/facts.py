@@ -25,6 +25,7 @@ from lenskeep.fleet.rollouts.lifecycle import (
 )
 from lenskeep.messages.rollouts import GateView, Plan, Way
 from lenskeep.messages.sync import SlotNow
+from lenskeep.messages.telemetry import TrialSum
 
 GOLDEN = frozenset({WrongOutputError.code})
 
@@ -98,6 +99,9 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
     now: Mapping[str, Behaviour] = {}
     before: Mapping[str, Behaviour] = {}
+    tried: Mapping[str, TrialSum] = {}  # on the devices that were asked: the newest trial of each
+    tried_before: Mapping[str, TrialSum] = {}
+    untold: frozenset[str] = frozenset()  # devices that tell of trials, and of this version have not yet
 
 
 def failed_for_good(member: Member, plan: Plan) -> bool:

@@ -2,6 +2,7 @@
 
 Rules. A gate is broken when its value is above its limit, and above what an operator has seen and accepted already. A
 model's behaviour is judged per hardware class, against the versions that ran there before, and only with enough frames.
+Its golden score too, by the newest trial on each device: the worst against a floor, the mean against the one before.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ def judge(rollout: Rollout, members: Sequence[Member], evidence: Evidence) -> li
     found = [
         *_counts(rollout, asked),
         *(each for name in sorted(evidence.now) for each in _of_class(gates, evidence, name)),
+        *(each for name in sorted(evidence.tried) for each in _of_trials(gates, evidence, name)),
     ]
     return [_judged(rollout, *one) for one in found]
 
@@ -36,8 +38,12 @@ def success(rollout: Rollout, wave: Sequence[Member]) -> tuple[float, GateView]:
 
 
 def lacking(rollout: Rollout, members: Sequence[Member], evidence: Evidence) -> str:
-    """Say for which hardware class there are too few frames to judge; empty = for none."""
-    needed = rollout.plan.gates.samples_min
+    """Say for which hardware class there are too few frames to judge, or whose trial is not told; empty = for none."""
+    needed, asked = rollout.plan.gates.samples_min, rollout.plan.gates
+    if asked.golden_score_min is not None or asked.golden_drop_max is not None:
+        untold = [one.device for one in members if done(one, rollout.plan) and one.device in evidence.untold]
+        if untold:
+            return f"no trial was told by {untold[0]}{f' and {len(untold) - 1} more' if untold[1:] else ''}"
     for name in sorted({one.hardware for one in members if one.state == MemberState.COMMITTED}):
         seen = evidence.now.get(name, Behaviour()).frames
         if seen < needed:
@@ -90,6 +96,20 @@ def _of_class(gates: Gates, evidence: Evidence, name: str) -> Iterator[_Found]:
         ng, was = now.share("NG"), before.share("NG")
         shift = max(abs(ng - was) - _chance(now, ng) - _chance(before, was), 0.0)
         yield "NG shift", name, shift, gates.ng_shift_max, f"{ng:.1%} NG{where}, {was:.1%} before"
+
+
+def _of_trials(gates: Gates, evidence: Evidence, name: str) -> Iterator[_Found]:
+    now, before = evidence.tried[name], evidence.tried_before.get(name)
+    where = f" on {name}" if name else ""
+    if not now.scored:
+        return
+    if gates.golden_score_min is not None:
+        text = f"golden score {now.score_worst:.4f} at worst{where}, at least {gates.golden_score_min:g} is asked"
+        yield "golden score", name, 1 - now.score_worst, 1 - gates.golden_score_min, text
+    if gates.golden_drop_max is not None and before is not None and before.scored:
+        drop = max(before.score_mean - now.score_mean, 0.0)
+        text = f"golden score {now.score_mean:.4f}{where}, {before.score_mean:.4f} with the version before"
+        yield "golden drop", name, drop, gates.golden_drop_max, text
 
 
 def _chance(behaviour: Behaviour, share: float) -> float:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
 from lenskeep.fleet.store.rollouts import note_progress
-from lenskeep.messages.sync import Command, Happening, Outcome, Record, SlotNow
+from lenskeep.messages.sync import Command, Happening, Outcome, Record, SlotNow, Trial
 from lenskeep.messages.telemetry import CommandView, PresenceView, SlotView
 
 NONE_TAKEN = -1
@@ -93,7 +93,7 @@ class IntakeStore:
                 _sort_out(each, taken, now_ms)
             await tx.many(
                 "INSERT INTO inbox (device, received_ms, body) VALUES (?, ?, ?)",
-                [(each.device, now_ms, _encode(each.fresh)) for each in deliveries if each.fresh],
+                [(each.device, now_ms, _encode(part)) for each in deliveries for part in _parts(each.fresh)],
             )
             moved = [(*key, upto, now_ms) for key, upto in taken.items() if before.get(key) != upto]
             await tx.many(
@@ -192,6 +192,14 @@ def _sort_out(each: Delivery, taken: dict[tuple[str, str], int], now_ms: int) ->
     if put_back > 0 and each.fresh:
         each.fresh.append(_gap(upto, put_back, now_ms))
     each.taken = taken[key] = upto
+
+
+def _parts(fresh: list[Record]) -> list[list[Record]]:
+    """Divide records into rows: trials into one of their own, because a replica of a version that does not know them
+    passes over the whole row."""
+    tried: list[Record] = [record for record in fresh if isinstance(record, Trial)]
+    rest: list[Record] = [record for record in fresh if not isinstance(record, Trial)] if tried else fresh
+    return [part for part in (rest, tried) if part]
 
 
 def _gap(n: int, count: int, now_ms: int) -> Happening:

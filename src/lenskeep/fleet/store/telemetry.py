@@ -18,9 +18,10 @@ from typing import Literal
 
 import msgspec
 
+from lenskeep.fleet.store import trials
 from lenskeep.fleet.store.engine import Engine, Row, Transaction, steps
 from lenskeep.messages.fleet import DeviceReport
-from lenskeep.messages.sync import Happening, Record, Vitals, Window
+from lenskeep.messages.sync import Happening, Record, Trial, Vitals, Window
 from lenskeep.messages.telemetry import (
     Behaviour,
     HappeningView,
@@ -92,6 +93,7 @@ class Merged:
     recent: dict[tuple[str, str], tuple[int, bytes]] = field(default_factory=dict)
     vitals: dict[str, tuple[int, Vitals]] = field(default_factory=dict)
     happenings: list[tuple[str, int, Happening]] = field(default_factory=list)
+    trials: list[trials.Told] = field(default_factory=list)
 
 
 def merge(waiting: Sequence[Waiting], hardware: dict[str, str], into: Merged | None = None) -> Merged:
@@ -113,6 +115,8 @@ def merge(waiting: Sequence[Waiting], hardware: dict[str, str], into: Merged | N
                 _add_window(merged, each, record, hardware.get(each.device, ""))
             elif isinstance(record, Happening):
                 merged.happenings.append((each.device, each.received_ms, record))
+            elif isinstance(record, Trial):
+                merged.trials.append(trials.Told(each.device, each.received_ms, record))
     return merged
 
 
@@ -177,6 +181,7 @@ class TelemetryStore:
                 raise TakenElsewhereError
             await _add_sums(tx, merged.sums)
             await _add_newest(tx, merged)
+            await trials.add(tx, merged.trials)
         return True
 
     async def thin(self, now_s: int) -> int:
@@ -197,6 +202,7 @@ class TelemetryStore:
                 [tuple(row[name] for name in ("bundle", "span_s", "begin_s", *_GROUPS, "stage")) for row in old],
             )
             await tx.run("DELETE FROM telemetry WHERE begin_s < ?", now_s - DAYS_KEPT * DAY_S)
+            await trials.thin(tx, now_s * 1000)
             await tx.run("DELETE FROM happening WHERE received_ms < ?", now_s * 1000 - HAPPENINGS_KEPT_MS)
             newest = await tx.one("SELECT max(id) AS id FROM happening")
             if newest is not None and newest["id"]:

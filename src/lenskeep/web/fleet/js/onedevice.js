@@ -5,7 +5,7 @@ import { ago, card, facts, health, slotNode, table, when } from "./bits.js";
 import { doAfterAsking } from "./ask.js";
 import { arm, armed, h } from "./dom.js";
 import * as fleet from "./fleet.js";
-import { bytes, known, number, plain, t } from "./text.js";
+import { bytes, known, milliseconds, number, plain, t } from "./text.js";
 
 const HISTORY_SHOWN = 50;
 
@@ -38,6 +38,7 @@ export function nodes(page, name) {
       actions(name, line),
     ),
     card(t("device.slots"), line.slots.length ? h("div", { id: "device-slots" }, ...line.slots.map(slotCard)) : h("p", { class: "quiet" }, t("device.no_slots"))),
+    card(t("device.trials"), trials(page.trials)),
     card(t("device.history"), history(page.history)),
   ];
 }
@@ -54,6 +55,17 @@ function slotCard(slot) {
       [t("column.since"), slot.since ? when(slot.since) : ""],
     ]),
   );
+}
+
+function trials(lines) {
+  if (!lines.length) return h("p", { class: "quiet" }, t("device.no_trials"));
+  const columns = [[t("column.version")], [t("column.at")], ...["golden", "golden_mean", "p50", "p99", "memory"].map((name) => [t(`column.${name}`), true]), [t("column.result")], [t("column.hardware")]];
+  const rows = lines.map((one) => [
+    plain(one.bundle, 140), when(one.at), one.golden_total ? `${number(one.golden_passed)} / ${number(one.golden_total)}` : "–", one.golden_total ? number(one.golden_score, 4) : "–",
+    one.p50_ms ? `${milliseconds(one.p50_ms)} ms` : "–", one.p99_ms ? `${milliseconds(one.p99_ms)} ms` : "–", one.memory_mb ? `${number(one.memory_mb)} MB` : "–",
+    one.code ? h("b", { class: "apart" }, plain(one.code, 20)) : t("device.passed"), plain(one.hardware, 80),
+  ]);
+  return table(t("device.trials"), columns, rows);
 }
 
 function history(lines) {

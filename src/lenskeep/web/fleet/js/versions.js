@@ -1,4 +1,4 @@
-// Which version runs where, and how fast on each class of hardware.
+// Which version runs where, how fast on each class of hardware, and how well it reproduced its golden outputs there.
 
 import { get } from "./api.js";
 import { table } from "./bits.js";
@@ -28,6 +28,7 @@ function versionCard(one, top) {
     many ? h("p", { class: "apart" }, t("versions.digests", { n: one.digests.length })) : h("p", { class: "small" }, h("code", {}, plain(one.digests[0] || "", 64))),
     one.behaviour.length ? chart(one.behaviour, top, plain(one.bundle, 140)) : h("p", { class: "quiet" }, t("versions.unmeasured")),
     one.behaviour.length ? figures(one.behaviour) : null,
+    one.tried.length ? trials(one.tried) : null,
   );
 }
 
@@ -54,3 +55,15 @@ function figures(lines) {
   ]);
   return table(t("versions.figures"), columns, rows);
 }
+
+function trials(lines) {
+  const columns = [[t("column.hardware")], ...["golden_mean", "golden_worst", "p99_worst", "memory", "devices", "failed"].map((name) => [t(`column.${name}`), true])];
+  const rows = lines.map((line) => [
+    plain(line.hardware, 80) || t("versions.unknown_hardware"), score(line.golden_mean, line.scored), score(line.golden_worst, line.scored),
+    line.p99_ms_worst ? `${milliseconds(line.p99_ms_worst)} ms` : "–", line.memory_mb_worst ? `${number(line.memory_mb_worst)} MB` : "–",
+    number(line.devices), line.failed ? h("b", { class: "apart" }, number(line.failed)) : number(0),
+  ]);
+  return h("div", { class: "trials" }, h("h3", {}, t("versions.trials")), table(t("versions.trials"), columns, rows));
+}
+
+const score = (value, scored) => (scored ? number(value, 4) : "–");
