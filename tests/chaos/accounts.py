@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from lenskeep.messages.sync import Happening, Record, Vitals, Window
+from lenskeep.messages.sync import Happening, Record, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from tests.fleetsim.journal import Account
 
@@ -25,6 +25,7 @@ class Books:
     windows: Counter[tuple[str, str]] = field(default_factory=Counter)  # what, digest
     samples: Counter[tuple[str, str]] = field(default_factory=Counter)  # digest, stage
     happenings: Counter[tuple[str, int, str, int]] = field(default_factory=Counter)  # device, n, kind, count
+    trials: Counter[str] = field(default_factory=Counter)  # by version
     vitals: dict[str, int] = field(default_factory=dict)  # device -> newest
     taken: dict[str, int] = field(default_factory=dict)
 
@@ -37,6 +38,8 @@ class Books:
                     self.samples[record.digest, stage] += Sketch.from_bytes(data).total
             case Happening():
                 self.happenings[device, record.n, record.kind, record.count] += 1
+            case Trial():
+                self.trials[record.bundle] += 1
             case Vitals():
                 self.vitals[device] = max(record.n, self.vitals.get(device, -1))
 
@@ -71,6 +74,8 @@ def fleet_says(database: Path) -> Books:
                 books.windows["frames", row["digest"]] += row["frames"]
         for row in connection.execute("SELECT device, n, kind, count FROM happening"):
             books.happenings[row["device"], row["n"], row["kind"], row["count"]] += 1
+        for row in connection.execute("SELECT bundle, trials FROM trial_sum"):
+            books.trials[row["bundle"]] += row["trials"]
         for row in connection.execute("SELECT device, body FROM vitals"):
             books.vitals[row["device"]] = msgspec.json.decode(row["body"], type=Vitals).n
         for row in connection.execute("SELECT device, max(taken) AS taken FROM intake GROUP BY device"):
@@ -84,7 +89,7 @@ def fleet_says(database: Path) -> Books:
 
 def differences(must: Books, may: Books, fleet: Books) -> Iterator[str]:
     """Say what does not agree; nothing when every record is there once."""
-    for name in ("windows", "samples", "happenings"):
+    for name in ("windows", "samples", "happenings", "trials"):
         said, more, has = getattr(must, name), getattr(may, name), getattr(fleet, name)
         for key in sorted({*said, *has}):
             if name == "happenings" and key[2] == "other":

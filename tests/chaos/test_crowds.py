@@ -121,6 +121,7 @@ async def test_a_fleet_put_back_from_an_old_copy_agrees_with_its_devices_and_tak
     gone = sum(count for (_, _, kind, count) in has.happenings if kind == "other")
     told_and_kept = sum(count for (what, _), count in has.windows.items() if what == "windows")
     told_and_kept += sum(count for (_, _, kind, _), count in has.happenings.items() if kind != "other")
+    told_and_kept += sum(has.trials.values())
     assert gone > 0
     assert told_and_kept + gone == sum(len(account.made) for account in accounts), "what is gone is counted"
 

@@ -34,7 +34,8 @@ def main() -> int:
             host=host, port=int(port), identities=str(identities), names=names, seed=asked.seed,
             seconds=asked.seconds, speed=asked.speed, journals=asked.journals, root=asked.root, wait_s=asked.wait,
             window_s=asked.window, step_s=asked.step, spread_s=asked.spread, drain=asked.drain, backlog=asked.backlog,
-            slow_version=asked.slow_version, slow_hardware=asked.slow_hardware, chances=ROUGH if asked.rough else CALM,
+            slow_version=asked.slow_version, slow_hardware=asked.slow_hardware,
+            worse_version=asked.worse_version, worse_hardware=asked.worse_hardware, chances=ROUGH if asked.rough else CALM,
         )  # fmt: skip
         told = run_crowd(plan, asked.processes)
     print(msgspec.json.encode(told).decode() if asked.json else _table(told))
@@ -61,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backlog", type=int, default=0, help="records that each device comes with")
     parser.add_argument("--slow-version", default="", metavar="NAME@VERSION")
     parser.add_argument("--slow-hardware", default="")
+    parser.add_argument("--worse-version", default="", metavar="NAME@VERSION", help="its golden score is lower …")
+    parser.add_argument("--worse-hardware", default="", help="… on this class")
     parser.add_argument("--rough", action="store_true", help="fail, lie, repeat, forget, hang up")
     parser.add_argument("--drain", action="store_true", help="produce nothing; end when the fleet has everything")
     parser.add_argument("--json", action="store_true")

@@ -19,7 +19,7 @@ import msgspec
 from lenskeep.bundle.keys import load_private_key
 from lenskeep.clock import Clock
 from lenskeep.messages.fleet import DeviceReport, SlotReport, TrustedVersions
-from lenskeep.messages.sync import MEDIA_MSGPACK, RECORDS_MAX, Answer, Call, Happening, Outcome, Vitals, Window
+from lenskeep.messages.sync import MEDIA_MSGPACK, RECORDS_MAX, Answer, Call, Happening, Outcome, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from lenskeep.trust import envelope
 from tests.fleetsim.enrolment import AUTHORITY
@@ -33,6 +33,8 @@ from tests.fleetsim.wire import Reply, Wire, WireError
 BACK_OFF_S = (0.5, 30.0)
 BACKLOG_BATCH = 200
 ANSWER_S = 20.0
+SCORES = (0.99, 1.0)  # of a trial that went well
+WORSE = 0.93
 
 _calls = msgspec.msgpack.Encoder()
 _answers = msgspec.msgpack.Decoder(Answer)
@@ -97,6 +99,8 @@ class SimDevice:
         self._rushing = self._cut = False
         if not self.journal.next_number:
             self._produce(self._plan.backlog)
+            if self._view is not None:
+                self._tried(self._line.running, self._line.digest)
 
     def _new_wire(self) -> Wire:
         return Wire(self._plan.host, self._plan.port, self._crowd.authority, self._clock, self._identity)
@@ -141,6 +145,19 @@ class SimDevice:
         )  # fmt: skip
         self.journal.put(happening)
 
+    def _tried(self, bundle: str, digest: str, code: str = "") -> None:
+        """Tell how a version did here: never below its own tolerance, and on some hardware perhaps worse than before."""
+        worse = bundle == self._plan.worse_version and self.habits.hardware == self._plan.worse_hardware
+        self.journal.put(
+            Trial(
+                n=self.journal.next_number, at_ms=max(0, int(self._clock.wall_s() * 1000)), bundle=bundle,
+                digest=digest, provider="cpu", hardware=self.habits.hardware, code=code, golden_passed=8,
+                golden_total=8, golden_score=WORSE if worse else round(self._dice.uniform(*SCORES), 4), p50_ms=9.0,
+                p99_ms=14.0, memory_mb=60,
+            )
+        )  # fmt: skip
+        self._crowd.counts["trials"] += 1
+
     def _catch_up(self) -> None:
         """Do what has become due."""
         if self._plan.drain:
@@ -152,6 +169,8 @@ class SimDevice:
             self._next_window_s += due * self._plan.window_s
         while self._line.step(now_s):
             self._happened("assignment", self._line.state)
+            if self._line.state == "staged":
+                self._tried(self._line.wanted, self._line.wanted_digest)
             self._crowd.note(self.name, "state", self._line.state)
 
     def _due_in_s(self) -> float:

@@ -35,6 +35,8 @@ class Plan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drain: bool = False  # produce nothing; end as soon as the fleet has everything
     slow_version: str = ""  # NAME@VERSION that is slow on `slow_hardware`
     slow_hardware: str = ""
+    worse_version: str = ""  # NAME@VERSION whose golden score is lower on `worse_hardware`, within the tolerance
+    worse_hardware: str = ""
     running: str = "cap-inspect@1.0.0"  # what devices run before anything is assigned
 
     def part(self, index: int, parts: int) -> Plan:

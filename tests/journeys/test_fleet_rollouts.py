@@ -16,6 +16,7 @@ from lenskeep.cli.fleetclient import FleetClient
 from lenskeep.cli.wire import Address
 from lenskeep.errors import ConflictError, NotPermittedError, RequestError, UnknownNameError
 from lenskeep.messages.fleet import OperatorTokenAsk
+from lenskeep.messages.fleetviews import VersionLine
 from lenskeep.messages.rollouts import Deadlines, Gates, Plan, RolloutAsk, RolloutDetail, TagAsk, Wave
 from lenskeep.trust.keeping import director
 from lenskeep.trust.keeping.workspace import writing
@@ -64,6 +65,9 @@ class Fleet:
 
     async def show(self, number: int) -> RolloutDetail:
         return await asyncio.to_thread(self.server.client.rollout, number)
+
+    async def versions(self, bundle: str) -> list[VersionLine]:
+        return await asyncio.to_thread(self.server.client.versions, bundle)
 
     async def until(self, number: int, *states: str) -> RolloutDetail:
         shown = None
@@ -152,6 +156,36 @@ async def test_a_version_that_is_slow_only_on_one_hardware_class_is_taken_back(f
     assert "on rk3588" in shown.rollout.reason and "on x86" not in shown.rollout.reason
     assert {one.device.running for one in fleet.devices.values()} == {OLD}
     assert sum(bool(one.device.activated) for one in fleet.devices.values()) == 2
+
+
+async def test_a_version_whose_golden_score_is_worse_on_one_hardware_class_only_stops_at_its_canaries(
+    fleet: Fleet,
+) -> None:
+    """Each device lets it pass, within its own tolerance; side by side the fleet sees that one class got worse."""
+    await fleet.join(6, lambda n: "rk3588" if n % 2 else "x86")
+    for device in fleet.devices.values():
+        device.golden = {OLD: 0.995, NEW: 0.93 if device.hardware == "rk3588" else 0.996}
+        device.tell_of_trial(OLD)
+    async with asyncio.timeout(WAIT_S):  # that is known long before
+        while [line.devices for one in await fleet.versions(OLD) for line in one.tried] != [3, 3]:
+            await asyncio.sleep(0.1)
+    limits = Gates(samples_min=0, evidence_s_max=30, golden_drop_max=0.03)
+    shown = await fleet.start("2", "100%", gates=limits, on_broken="abort-revert")
+    number = shown.rollout.id
+    shown = await fleet.until(number, "aborted", "finished", "paused")
+    assert shown.rollout.state == "aborted" and shown.rollout.wave == 1
+    assert "golden score 0.9300 on rk3588, 0.9950 with the version before" in shown.rollout.reason
+    assert "x86" not in shown.rollout.reason
+    assert {one.device.running for one in fleet.devices.values()} == {OLD}
+    asked = [one.device for one in shown.members if one.wave == 1]
+    assert {fleet.devices[name].hardware for name in asked} == {"rk3588", "x86"}
+    assert not any(fleet.devices[name].device.activated for name in set(fleet.devices) - set(asked))
+    (line,) = await fleet.versions(NEW)
+    assert {one.hardware: (one.devices, one.failed, one.golden_worst) for one in line.tried} == {
+        "rk3588": (1, 0, 0.93), "x86": (1, 0, 0.996),
+    }  # fmt: skip
+    page = await asyncio.to_thread(fleet.server.client.look_at, asked[0])
+    assert [(one.bundle, one.golden_passed) for one in page.trials] == [(NEW, 8), (OLD, 8)]
 
 
 async def test_a_device_that_reverts_itself_stops_the_rollout(fleet: Fleet) -> None:
@@ -333,7 +367,12 @@ async def test_an_operator_rolls_out_from_the_command_line(fleet: Fleet, tmp_pat
 
     await said("tag", "cam-0", "cam-2", "site=a", "line=3")
     assert "cam-2" in await said("groups", "pilots", "site=a")
-    assert "Nothing was started" in await said("rollout", "start", "--plan", str(plan), "--dry-run")
+    gates = ("--gate", "golden_score_min=0.98", "--gate", "failed_share_max=off")
+    text = await said("rollout", "start", "--plan", str(plan), "--dry-run", *gates)
+    assert "Nothing was started" in text and "golden_score_min 0.98" in text and "failed_max 1" in text
+    assert "failed_share_max" not in text
+    for wrong in ("golden=1", "golden_score_min", "golden_score_min=2", "golden_score_min=nan"):
+        assert "LK-" in await said("rollout", "start", "--plan", str(plan), "--gate", wrong, ends=2)
     text = await said("rollout", "start", "--plan", str(plan))
     assert "Rollout 1 of cap-inspect@1.1.0 to 2 devices (group=pilots)" in text
     assert "finished" in await said("rollout", "watch", "1", "--timeout", "40")

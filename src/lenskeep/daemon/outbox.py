@@ -2,10 +2,10 @@
 
 Rules. It collects only while this device belongs to a fleet. What it reads from the registry's record it reads behind
 the last entry that it took, and notes how far it came in the transaction that puts the events in; so a daemon that is
-killed anywhere tells each entry once. With trials it is the same; a new outbox begins with those that count now. In each
-start of the daemon the fleet is heard before anything is sent and before the record is read: an outbox that was put back
-from a copy is known then by what the fleet has, and what may have been told in its first life is given up rather than
-told twice. A full disk changes nothing but the time: it is tried again.
+killed anywhere tells each entry once. With trials it is the same; a new outbox begins with those that count now. In
+each start of the daemon the fleet is heard before anything is sent and before the record is read: an outbox that was
+put back from a copy is known then by what the fleet has, and what may have been told in its first life is given up
+rather than told twice. A full disk changes nothing but the time: it is tried again.
 """
 
 from __future__ import annotations
