@@ -19,9 +19,9 @@ from lenskeep.daemon.events import Events
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.outbox import Outbox
 from lenskeep.database import Database, open_database
-from lenskeep.messages.runner import Result, Results
-from lenskeep.messages.sync import Happening, Record, Vitals, Window
-from lenskeep.registry import audit
+from lenskeep.messages.runner import Result, Results, TrialReport
+from lenskeep.messages.sync import Happening, Record, Trial, Vitals, Window
+from lenskeep.registry import audit, bundles
 
 SPEED = 60.0
 BUNDLE = "cap@1.0.0"
@@ -53,6 +53,7 @@ class ToyFleet:
             if one.n > taken:
                 frames = one.frames if isinstance(one, Window) else 0
                 what = one.text if isinstance(one, Happening) else type(one).__name__
+                what += f" {one.memory_mb}" if isinstance(one, Trial) else ""
                 database.execute("INSERT INTO record VALUES (?, ?, ?, ?)", (box, one.n, frames, what))
                 taken = one.n
         database.execute("COMMIT")
@@ -78,6 +79,12 @@ async def _work(metrics: Metrics, registry: Database, clock: Clock, chance: rand
         if chance.random() < 0.3:
             async with registry.write() as tx:
                 await audit.add(tx, clock, by="test", action="hold", subject="slot main", reason=str(sequence))
+        if chance.random() < 0.2:
+            report = TrialReport(passed=True, code="", message="", checks=[], memory_mb=sequence)
+            async with registry.write() as tx:
+                await bundles.record_trial(
+                    tx, BUNDLE, report, at_ms=clock.now_ms(), by="test", runtime_key="r", prepared_file=""
+                )
         await asyncio.sleep(chance.random() * 0.02)
 
 
@@ -106,6 +113,12 @@ async def main(folder: Path, seed: int, last: bool) -> None:
         await metrics.load(["main"])
         async with registry.write() as tx:
             await audit.add(tx, clock, by="device", action="start", subject="device")
+            await tx.run(
+                "INSERT OR IGNORE INTO bundle (id, name, version, digest, model_sha256, manifest, signature, key_id,"
+                " signer, size_bytes, state, parent, imported_ms, imported_by, file_sha256, import_order)"
+                " VALUES (?, 'cap', '1.0.0', 'd', 'd', x'', x'', '', '', 1, 'qualified', '', 1, '', '', 1)",
+                BUNDLE,
+            )
             if await audit.last_of(tx, "enrol certificate") is None:
                 await audit.add(tx, clock, by="test", action="enrol certificate", subject="device")
 

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page
 
 from lenskeep.messages.fleet import FleetRole, LastRefusal, OperatorTokenAsk, SlotReport
 from lenskeep.messages.rollouts import Plan, RolloutAsk, Wave
-from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Happening, Vitals, Window
+from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Happening, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from lenskeep.trust.keeping import releases
 from tests import tinybundle
@@ -90,6 +90,11 @@ async def _report(fleet: FleetServer) -> None:
                 Window(
                     n=2, slot="main", bundle=runs, digest="a" * 64, provider="cpu", start_s=now_ms // 1000, seconds=60,
                     frames=200, outcomes={"OK": 190, "NG": 10}, sketches={"total": sketch.to_bytes()},
+                ),
+                Trial(
+                    n=4, at_ms=now_ms, bundle=runs, digest="a" * 64, hardware=f"class {HOSTILE}",
+                    code="LK-8001" if refusal else "", golden_passed=8, golden_total=8, golden_score=0.9875,
+                    p50_ms=4.0, p99_ms=6.25, memory_mb=48,
                 ),
                 Happening(n=3, kind="fault", at_ms=now_ms, slot="main", bundle=runs, code="LK-2001", text=HOSTILE),
             ],
@@ -171,6 +176,14 @@ def test_versions_show_their_times_by_hardware(visit: Callable[..., Page]) -> No
     page.wait_for_selector(".version .chart .p99")
     assert page.locator(".version").count() == 2
     assert "5.0 %" in page.inner_text(".version >> nth=0")
+    assert "0.9875" in page.inner_text(".version .trials >> nth=0")
+
+
+def test_a_device_page_shows_its_trials(visit: Callable[..., Page]) -> None:
+    page = visit(view="devices/cam-3")
+    row = page.locator("tbody tr", has_text="0.9875")
+    row.wait_for()
+    assert {OLD, "8 / 8", "48 MB", "LK-8001"} <= set(re.split(r"\t", row.inner_text()))
 
 
 def test_without_a_token_nothing_is_shown_and_a_wrong_one_is_refused_in_words(

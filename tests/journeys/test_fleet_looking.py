@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from lenskeep.messages.fleet import LastRefusal, SlotReport
 from lenskeep.messages.rollouts import GroupAsk, TagAsk
+from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Trial
 from tests.fleetrig import FleetServer, Member
 
 OLD, NEW = "cap-inspect@1.0.0", "cap-inspect@1.1.0"
@@ -34,6 +36,10 @@ def fleet() -> Iterator[FleetServer]:
         server.token("cam-4")
         server.client.tag(TagAsk(devices=["cam-1", "cam-2"], tags={"site": "aachen"}))
         server.client.set_group(GroupAsk(name="pilots", selector="cam-2,cam-3"))
+        until = time.monotonic() + 20  # records are merged within seconds
+        while sum(line.devices for one in server.client.versions(NEW) for line in one.tried) < 3:
+            assert time.monotonic() < until, server.log()
+            time.sleep(0.2)
         time.sleep(1.1)  # a look over the fleet is shared for a second
         yield server
     finally:
@@ -48,6 +54,14 @@ async def tell(fleet: FleetServer) -> None:
         device = await Member(fleet, name, fleet.folder).join()
         slot = SlotReport(slot="main", running=runs, digest="a" * 64, assigned=NEW, state="settled", since_ms=now_ms)
         await device.send(device.report(slots=[slot], refusal=refusal))
+        tried = Trial(
+            n=1, at_ms=now_ms, bundle=NEW, digest="a" * 64, hardware=f"rk3588{HOSTILE}" if refusal else "rk3588",
+            code="LK-8001" if refusal else "", golden_passed=3 if refusal else 8, golden_total=8,
+            golden_score=0.42 if refusal else 0.991, p50_ms=4.0, p99_ms=6.25, memory_mb=48,
+        )  # fmt: skip
+        call = msgspec.msgpack.encode(Call(outbox="one", records=[tried]))
+        headers = {"Content-Type": MEDIA_MSGPACK}
+        assert (await device.ask("POST", f"/v1/devices/{name}/sync", call, headers=headers))[0] == 200
 
 
 def run(fleet: FleetServer, *words: str, code: int = 0) -> str:
@@ -94,6 +108,21 @@ def test_a_device_is_shown_with_what_it_should_run_what_it_runs_and_why_not(flee
     assert "LK-8002" in said
 
 
+def test_a_trial_on_a_device_is_shown_with_what_it_found_there(fleet: FleetServer) -> None:
+    (trial,) = facts(fleet, "show", "cam-1")["trials"]
+    assert (trial["bundle"], trial["golden_score"], trial["p99_ms"], trial["memory_mb"]) == (NEW, 0.991, 6.25, 48)
+    assert "golden 8 of 8, score 0.9910, p50 4.0 ms, p99 6.2 ms, 48 MB" in run(fleet, "show", "cam-1")
+    assert "LK-8001 golden 3 of 8, score 0.4200" in run(fleet, "show", "cam-3")
+
+
+def test_versions_say_how_each_class_of_hardware_reproduced_the_golden_outputs(fleet: FleetServer) -> None:
+    (found,) = facts(fleet, "versions", NEW)
+    tried = {line["hardware"]: (line["devices"], line["failed"], line["golden_worst"]) for line in found["tried"]}
+    assert tried["rk3588"] == (2, 0, 0.991) and sorted(tried.values())[0] == (1, 1, 0.42)
+    said = run(fleet, "versions", NEW)
+    assert "0.9910 / 0.9910" in said and "1, 1 failed" in said
+
+
 def test_drift_says_who_and_why_and_scripts_see_it_in_the_exit_code(fleet: FleetServer) -> None:
     found = facts(fleet, "drift", code=6)
     assert names(found) == ["cam-2", "cam-3"]
@@ -113,7 +142,13 @@ def test_history_tells_what_operators_did_with_a_device(fleet: FleetServer) -> N
 
 
 def test_a_hostile_device_cannot_move_the_cursor_of_whoever_looks(fleet: FleetServer) -> None:
-    for words, code in ((("devices",), 0), (("show", "cam-3"), 0), (("drift",), 6), (("overview",), 0)):
+    for words, code in (
+        (("devices",), 0),
+        (("show", "cam-3"), 0),
+        (("drift",), 6),
+        (("overview",), 0),
+        (("versions",), 0),
+    ):
         for said in (run(fleet, *words, code=code), run(fleet, *words, "--json", code=code)):
             assert not set(said) & {"\x1b", "\x07", "\u202e"}
 

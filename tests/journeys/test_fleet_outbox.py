@@ -142,6 +142,9 @@ def test_each_record_arrives_once_through_a_bad_network_with_both_ends_killed(
         assert [text.split(" by ")[0] for (text,) in told] == happened
         assert one(fleet.database, "SELECT COUNT(*) - COUNT(DISTINCT n) FROM happening") == 0
         assert not one(metrics, "SELECT dropped FROM outbox")
+        assert one(fleet.database, "SELECT SUM(trials) FROM trial_sum") == one(registry, "SELECT COUNT(*) FROM trial")
+        (trial,) = fleet.client.look_at(ID).trials
+        assert (trial.bundle, trial.code, trial.golden_passed) == ("cap-inspect@1.0.0", "", trial.golden_total)
     finally:
         line.close()
 

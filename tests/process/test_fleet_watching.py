@@ -22,7 +22,7 @@ import pytest
 
 from lenskeep.fleet.expiries import repository_ends
 from lenskeep.messages.fleet import OperatorTokenAsk, SlotReport
-from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Vitals, Window
+from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from tests.fleetrig import FleetServer, Member, free_port
 from tests.repositories import Repository
@@ -60,7 +60,11 @@ async def told(fleet: FleetServer) -> None:
         n=2, slot="main", bundle=GOOD, digest="a" * 64, provider="cpu", start_s=now_s, seconds=60, frames=100,
         outcomes={"OK": 90, "NG": 10}, sketches={"total": sketch.to_bytes()},
     )  # fmt: skip
-    call = Call(outbox="one", records=[Vitals(n=1, at_ms=now_s * 1000, hardware="rk3588"), window])
+    trial = Trial(
+        n=3, at_ms=now_s * 1000, bundle=GOOD, digest="a" * 64, provider="cpu", hardware="rk3588", golden_passed=8,
+        golden_total=8, golden_score=0.9875, p50_ms=8.0, p99_ms=9.5, memory_mb=60,
+    )  # fmt: skip
+    call = Call(outbox="one", records=[Vitals(n=1, at_ms=now_s * 1000, hardware="rk3588"), window, trial])
     status, _ = await device.ask(
         "POST", "/v1/devices/cam-1/sync", msgspec.msgpack.encode(call), headers={"Content-Type": MEDIA_MSGPACK}
     )
@@ -98,7 +102,9 @@ async def test_metrics_say_who_is_well_what_runs_how_fast_and_what_ends(fleet: F
     found = re.search(r'latency_seconds\{bundle="\S+",hardware="rk3588",percentile="99"\} (\S+)', text)
     assert found is not None
     assert float(found[1]) == pytest.approx(0.0091, rel=0.01)
-    assert float(re.findall(r"^lenskeep_fleet_records_total (\S+)", text, re.MULTILINE)[0]) == 2
+    assert float(re.findall(r"^lenskeep_fleet_records_total (\S+)", text, re.MULTILINE)[0]) == 3
+    assert f'lenskeep_fleet_golden_score{{bundle="{GOOD}",hardware="rk3588",of="worst"}} 0.9875' in text
+    assert f'lenskeep_fleet_tried_devices{{bundle="{GOOD}",hardware="rk3588",result="passed"}} 1.0' in text
     for role in ("root", "targets", "snapshot", "timestamp", "director"):
         assert f'expiry_timestamp_seconds{{role="{role}"}}' in text
     promtool("check", "metrics", said=text)
