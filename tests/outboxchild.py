@@ -20,7 +20,7 @@ from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.outbox import Outbox
 from lenskeep.database import Database, open_database
 from lenskeep.messages.runner import Result, Results, TrialReport
-from lenskeep.messages.sync import Happening, Record, Trial, Vitals, Window
+from lenskeep.messages.sync import KINDS, Happening, Record, Trial, Vitals, Window
 from lenskeep.registry import audit, bundles
 
 SPEED = 60.0
@@ -127,6 +127,7 @@ async def main(folder: Path, seed: int, last: bool) -> None:
 
         box = Outbox(windows, registry, metrics, clock, 32, lambda: True, lambda: {"main": "CPU"}, vitals)
         await box.begin()
+        box.kinds = frozenset(KINDS)
         fleet = ToyFleet(folder / "fleet.sqlite")
         if last:
             idle = 0

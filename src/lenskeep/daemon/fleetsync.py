@@ -204,6 +204,7 @@ class FleetSync:
     async def _take(self, call: Call, slots: list[SlotNow], report: _Signed | None, answer: Answer) -> float:
         """Take an answer."""
         self._heard_s, self._fault = self._clock.monotonic_s(), None
+        self._outbox.kinds = frozenset(answer.kinds)
         await self._outbox.taken(call.outbox, answer.taken)
         self._told.slots = slots
         self._commands.told(call.done)

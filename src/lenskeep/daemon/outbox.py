@@ -85,6 +85,7 @@ class Outbox:
         self._tried = 0  # the newest trial before this start
         self._agreed = False  # the fleet was heard in this start
         self._wake = asyncio.Event()
+        self.kinds: frozenset[str] = frozenset()  # of records that the fleet takes, beside the first three
         self.told: Callable[[], None] = lambda: None  # called when there is something that the fleet should hear soon
 
     async def begin(self) -> None:
@@ -181,10 +182,10 @@ class Outbox:
         return told, entries[-1].sequence
 
     async def _trials(self) -> tuple[list[Trial], int]:
-        """Read the trials behind the last one that was taken, and how far they go; none before the fleet is heard."""
+        """Read the trials behind the last one that was taken, and how far they go; none while no fleet takes them."""
         async with self._windows.read() as tx:
             found = await outbox.state(tx)
-        if found is None or not self._agreed:
+        if found is None or not self._agreed or "trial" not in self.kinds:
             return [], 0
         async with self._registry.read() as tx:
             tried = await bundles.trials_after(tx, found.trial, TRIALS_AT_ONCE)

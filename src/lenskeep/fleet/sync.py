@@ -24,7 +24,7 @@ from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.store.intake import Delivery, IntakeStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.messages.fleet import Number, ReportAnswer, cut
-from lenskeep.messages.sync import MEDIA_MSGPACK, RECORDS_MAX, WAIT_S_MAX, Answer, Call, Happening, Record
+from lenskeep.messages.sync import KINDS, MEDIA_MSGPACK, RECORDS_MAX, WAIT_S_MAX, Answer, Call, Happening, Record
 
 CALL_BYTES_MAX = 4 << 20
 SOON_S = 0.5  # within this a device comes back that waited, or that has more to tell
@@ -117,7 +117,7 @@ class Sync:
         return Answer(
             taken=taken, newest=presence.newest, known=present.known, counter=present.counter,
             head_sequence=present.head_sequence, next_s=self._next_s(call), commands=present.commands,
-            neighbours=presence.neighbours(present.device), problem=problem,
+            neighbours=presence.neighbours(present.device), problem=problem, kinds=KINDS,
         )  # fmt: skip
 
     def _hold_s(self, wait_s: float) -> float:

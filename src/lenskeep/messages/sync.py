@@ -14,7 +14,8 @@ above its own newest number was put back from a copy, and goes on under a new na
 the fleet was put back: what is gone is gone, the fleet notes how many, and both go on from there. A record that is too
 large is cut by the device, with a mark; nothing is refused for its size. A record of a kind that the fleet does not
 know, because the device is newer, is taken under its number as a happening of the kind `other` that says so, and the
-records beside it count: a new kind needs no word between the two. A call without news and without records costs
+records beside it count. So that nothing is lost that way, `kinds` says which ones it knows beside the first three, and
+a device keeps back what an older fleet would not understand. A call without news and without records costs
 the fleet no statement of SQL. With `wait_s` the fleet holds the answer until there is news (a newer repository, a
 command) or the time is over.
 """
@@ -28,6 +29,7 @@ from msgspec import Meta, Struct
 from lenskeep.messages.fleet import Line, Number, Text
 
 MEDIA_MSGPACK = "application/msgpack"
+KINDS = ["trial"]  # of records, beside the first three
 RECORDS_MAX = 500  # in one call; the rest comes in the next one
 WAIT_S_MAX = 120.0
 MS_MAX = 1e7  # of a time in a trial
@@ -161,4 +163,5 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     next_s: float = 60.0  # when to call again, jitter included
     commands: list[Command] = []
     problem: str = ""  # code of why the report that came along was not taken; the rest of the call was
+    kinds: list[str] = []  # of records that this fleet takes, beside windows, events and vitals
     neighbours: list[str] = []  # addresses of devices on the same site that serve verified files

@@ -15,7 +15,7 @@ from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.outbox import Outbox
 from lenskeep.database import Database, open_database
 from lenskeep.messages.runner import TrialReport
-from lenskeep.messages.sync import Trial, Vitals
+from lenskeep.messages.sync import KINDS, Trial, Vitals
 from lenskeep.registry import bundles
 
 VERSIONS = ("1.0.0", "1.1.0")
@@ -27,6 +27,7 @@ class Box:
     def __init__(self, outbox: Outbox, registry: Database) -> None:
         self.outbox = outbox
         self.registry = registry
+        self.newer = True  # the fleet knows of trials
 
     async def tried(self, version: str, score: float) -> None:
         report = TrialReport(
@@ -40,6 +41,7 @@ class Box:
         """Make one call that arrives, and return the trials in it."""
         await self.outbox.collect()
         name, after, records = await self.outbox.batch()
+        self.outbox.kinds = frozenset(KINDS if self.newer else ())
         await self.outbox.taken(name, records[-1].n if records else after)
         return [(one.bundle.partition("@")[2], one.golden_score) for one in records if isinstance(one, Trial)]
 
@@ -81,6 +83,15 @@ async def test_a_new_member_tells_what_counts_now_and_then_every_trial_once(tmp_
     async with start(tmp_path) as box:
         assert [await box.tell(), await box.tell()] == [[], [("1.1.0", 0.97), ("1.1.0", 0.98)]]
         assert await box.tell() == []
+
+
+async def test_an_older_fleet_is_told_of_no_trial_and_hears_what_counts_once_it_is_newer(tmp_path: Path) -> None:
+    async with start(tmp_path) as box:
+        box.newer = False
+        await box.tried("1.0.0", 0.99)
+        assert [await box.tell() for _ in range(3)] == [[], [], []]
+        box.newer = True
+        assert [await box.tell(), await box.tell()] == [[], [("1.0.0", 0.99)]]
 
 
 async def test_a_trial_says_what_it_found_and_on_what(tmp_path: Path) -> None:
