@@ -350,6 +350,18 @@ def test_a_device_that_was_quicker_than_the_abort_is_brought_back() -> None:
     assert device.running == OLD and states(world) == {"cam-0": "reverted"}
 
 
+def test_a_device_that_falls_silent_while_it_exchanges_after_an_abort_finds_what_it_ran_before() -> None:
+    world = World(plan("100%", deadlines=Deadlines(activating_s=30)), 1)
+    while states(world) != {"cam-0": "activating"}:
+        world.round()
+    world.abort(revert=False)
+    for _ in range(3):
+        world.look()
+        world.sign()
+        world.steady_ms += 40_000
+    assert states(world) == {"cam-0": "silent"} and world.devices["cam-0"].assigned[0] == OLD
+
+
 def test_a_rollout_without_its_approvals_asks_nobody() -> None:
     world = World(plan("100%", approvals=2), 1)
     for _ in range(5):

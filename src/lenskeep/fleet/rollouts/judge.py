@@ -38,8 +38,11 @@ def look(rollout: Rollout, members: Sequence[Member], evidence: Evidence, moment
         rollout, after = _advance(rollout, after, evidence, moment)
     if rollout.state == RolloutState.REVERTING and not any(one.state == MemberState.REVERTING for one in after):
         rollout = turn(rollout, RolloutEvent.REVERTED, rollout.reason, moment.wall_ms)
-    if rollout.state == RolloutState.ABORTED:  # one that lost it and begins anew is not helped to it any more
-        begins = [one.state in WAITING and one.want == rollout.plan.bundle for one in after]
+    if (
+        rollout.state == RolloutState.ABORTED
+    ):  # who lost it and begins anew, or fell silent, is not helped to it any more
+        lacks = WAITING | {MemberState.SILENT}
+        begins = [one.state in lacks and one.want == rollout.plan.bundle for one in after]
         after = [
             _end(one, rollout.reason, moment, revert=False) if begun else one
             for one, begun in zip(after, begins, strict=True)
