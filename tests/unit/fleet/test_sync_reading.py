@@ -12,7 +12,7 @@ from lenskeep.clock import Clock
 from lenskeep.errors import LimitExceededError, RequestError
 from lenskeep.fleet.config import SyncSettings
 from lenskeep.fleet.sync import Sync
-from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Happening, SlotNow, Vitals, Window
+from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Happening, SlotNow, Trial, Vitals, Window
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def whole() -> Call:
         outcomes={"good": 9}, sketches={"total": b"\0\5\1"},
     )  # fmt: skip
     records = [window, Happening(n=2, kind="swap", at_ms=1), Vitals(n=3, at_ms=1)]
+    records.append(Trial(n=4, at_ms=1, bundle="a@1.0.0", digest="ab", golden_total=8, golden_score=0.5, p99_ms=4.5))
     return Call(seen=1, records=records, outbox="a", after=0, slots=[SlotNow(slot="main")])
 
 
@@ -57,6 +58,20 @@ def test_deep_and_empty_calls_are_refused(sync: Sync, data: bytes) -> None:
     for media in (MEDIA_MSGPACK, "application/json"):
         with pytest.raises(RequestError):
             sync.read(data, media)
+
+
+@pytest.mark.parametrize("spoiled", [
+    {"golden_score": 1.5}, {"golden_score": -0.1}, {"golden_score": float("nan")}, {"p99_ms": -1.0}, {"p99_ms": 1e300},
+    {"memory_mb": -1}, {"golden_total": 2**63}, {"bundle": "x" * 200}, {"code": "LK-8001" * 9}, {"digest": None},
+])  # fmt: skip
+def test_a_trial_that_cannot_be_is_noted_and_the_records_beside_it_count(
+    sync: Sync, spoiled: dict[str, object]
+) -> None:
+    said = msgspec.to_builtins(whole(), builtin_types=(bytes,))
+    said["records"][3] |= spoiled
+    records = sync.read(msgspec.msgpack.encode(said), MEDIA_MSGPACK).records
+    assert [type(one) for one in records] == [Window, Happening, Vitals, Happening]
+    assert (records[3].n, records[3].kind) == (4, "other")  # type: ignore[union-attr]
 
 
 def test_a_record_of_a_kind_that_is_not_known_here_is_kept_as_one_that_cannot_be_read(
