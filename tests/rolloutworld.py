@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from lenskeep.fleet.rollouts import judge
+from lenskeep.fleet.rollouts import judge, puttingback
 from lenskeep.fleet.rollouts.facts import Evidence, Member, Moment, Rollout, hear
 from lenskeep.fleet.rollouts.lifecycle import RolloutState
+from lenskeep.fleet.rollouts.puttingback import Assigned
 from lenskeep.fleet.rollouts.selecting import Candidate
 from lenskeep.fleet.rollouts.starting import Ground, compose
 from lenskeep.messages.rollouts import Plan
@@ -102,6 +103,16 @@ class World:
                 one = replace(one, signed=True, renumber=False, generation=number if one.renumber else one.generation)
             after.append(one)
         self.members = after
+
+    def agree(self) -> None:
+        """Begin as a fleet that starts: with what is assigned, whatever it remembers."""
+        there = {
+            name: Assigned(*(one.assigned[n] for n in (0, 2, 1)))
+            for name, one in self.devices.items()
+            if one.assigned[0]
+        }  # type: ignore[arg-type]
+        remembered = {one.device: one.want for one in self.members if one.attempts}
+        self.rollout, self.members = puttingback.agree(self.rollout, self.members, there, remembered, self.moment)
 
     def hear(self, name: str, told: SlotNow | None = None) -> None:
         """Let the fleet hear a device."""

@@ -40,6 +40,7 @@ FAULTS_WAITING_MAX = 100
 RECORDS_PER_MB = 4096
 ENTRIES_AT_ONCE = 500
 TRIALS_AT_ONCE = 100
+TRIALS_AGAIN_S = 600.0
 JOINING = ("enrol certificate", "install certificate")
 
 # What the record's actions are to a fleet; actions that are not here stay in the record.
@@ -83,6 +84,7 @@ class Outbox:
         self._born_n = 0  # the first number of this start of the daemon
         self._begun = 0  # the entry before that of this start
         self._tried = 0  # the newest trial before this start
+        self._tried_again_s = float("-inf")
         self._agreed = False  # the fleet was heard in this start
         self._wake = asyncio.Event()
         self.kinds: frozenset[str] = frozenset()  # of records that the fleet takes, beside the first three
@@ -221,6 +223,8 @@ class Outbox:
         if found is None or found.name != name:
             return 0
         if taken <= after:
+            if taken < after and found.trial >= 0:
+                await self._tell_trials_again()
             self._agree()
             return 0
         async with self._windows.write() as tx:
@@ -235,6 +239,15 @@ class Outbox:
         self._born_n = 0
         log.warning("the outbox was put back from a copy; %d records that the fleet may have were given up", gone)
         return 0
+
+    async def _tell_trials_again(self) -> None:
+        """The fleet was put back, or is another one: what counts now it may not have."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._tried_again_s >= TRIALS_AGAIN_S:
+            self._tried_again_s = now_s
+            async with self._windows.write() as tx:
+                await outbox.take_trials(tx, [], -1)
+            self._wake.set()
 
     def _agree(self) -> None:
         if not self._agreed:

@@ -83,8 +83,9 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             store, admission, reports, authority, clock, group_role=config.operators.group_role, request_s_max=seconds
         )
         rollouts, trials = RolloutStore(database), TrialStore(database)
-        silent_s = config.limits.silent_s
-        survey = Survey(SurveyStore(database), rollouts, telemetry, trials, store, clock, silent_after_s=silent_s)
+        survey = Survey(
+            SurveyStore(database), rollouts, telemetry, trials, store, clock, silent_after_s=config.limits.silent_s
+        )
         views = Views(survey, Exposition(survey, rollouts, places.repository, clock, sync.counts), clock)
         director = Director(places.repository, config.online.keys, os.environ)
         leads = functools.partial(database.lead, "conductor", LEAD_S)
@@ -104,6 +105,7 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             plain.add_routes(repository.routes())
             address, port = config.devices.address, config.devices.plain_port
             await _open(await _runner(stack, plain, config.limits.idle_s_max), "devices.plain_port", address, port)
+        await conductor.begin()
         door = await _runner(stack, devices.app(), config.limits.idle_s_max)
         held = HeldConnections(_factory(door), context, config.sync.connections_per_second)
         port = _hold(held, config.devices.address, config.devices.port)

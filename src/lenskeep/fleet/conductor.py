@@ -3,7 +3,8 @@
 Rules. Intent, then loop. A look is decided and written in one transaction; what is to be signed stands in it as not
 signed, and is signed afterwards, as often as it takes. So a kill at any point leaves a decision that is done at the
 next start, and none is taken twice. A round signs once for all devices, and rounds keep a distance. Deadlines and
-pauses are measured by a time that passes only while a conductor is at work.
+pauses are measured by a time that passes only while a conductor is at work. Before the first round it is seen whether
+the repository assigns what this memory knows nothing of, because it was put back from a copy.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from lenskeep.clock import Clock
 from lenskeep.errors import ClockUntrustedError, LenskeepError
 from lenskeep.fleet import evidence
 from lenskeep.fleet.director import Director, Order
-from lenskeep.fleet.rollouts import judge, windows
+from lenskeep.fleet.rollouts import judge, puttingback, windows
 from lenskeep.fleet.rollouts.facts import Evidence, Member, Moment, Rollout, move
 from lenskeep.fleet.rollouts.lifecycle import OVER, MemberEvent, MemberState, RolloutState
+from lenskeep.fleet.rollouts.puttingback import Assigned
 from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.telemetry import TelemetryStore
 from lenskeep.fleet.store.trials import TrialStore
 from lenskeep.messages.rollouts import Plan, Way
+from lenskeep.trust.names import model_of
 
 log = logging.getLogger("lenskeep.fleet")
 
@@ -69,6 +72,7 @@ class Conductor:
         self._at_s: float | None = None
         self._seen: dict[int, tuple[float, Evidence]] = {}
         self._believed = False
+        self._agreed = False  # with what the repository assigns
 
     def wake(self) -> None:
         """Have a look soon: something was said or decided."""
@@ -79,7 +83,10 @@ class Conductor:
         while True:
             self._woken.clear()
             try:
-                pause_s = await self.round() if await self._leads() else LOOK_S
+                pause_s = LOOK_S
+                if await self._leads():
+                    await self.agree()
+                    pause_s = await self.round()
             except LenskeepError as error:
                 pause_s = AGAIN_S
                 log.warning("%s Rollouts wait: %s", error.code, error)
@@ -90,6 +97,40 @@ class Conductor:
                     await self._woken.wait()
             except TimeoutError:
                 pass
+
+    async def begin(self) -> None:
+        """Agree with the repository before devices are heard; what goes wrong is tried again by the loop."""
+        try:
+            if await self._leads():
+                await self.agree()
+        except LenskeepError as error:
+            log.warning("%s Rollouts wait: %s", error.code, error)
+
+    async def agree(self) -> None:
+        """See once whether assignments are newer than this memory. Raises: RepositoryDamagedError, StorageError."""
+        if self._agreed:
+            return
+        known = {(one.device, one.slot): one for one in await self._store.desired()}
+        numbers = {*await self._store.due(), *(one.rollout for one in known.values())}
+        assigned = await asyncio.to_thread(self._director.assigned_in_thread) if numbers else {}
+        moment = await self.moment()
+
+        def decide(rollout: Rollout, members: list[Member]) -> judge.Look:
+            slot, there, remembered = rollout.plan.slot, dict[str, Assigned](), dict[str, str]()
+            for one in members:
+                found = assigned[one.device].slots.get(slot) if one.device in assigned else None
+                last = known.get((one.device, slot))
+                if found is not None and (last is None or last.rollout <= rollout.id):
+                    bundle = "@".join(model_of(found.target) or ("", ""))
+                    there[one.device] = Assigned(bundle, assigned[one.device].generation, found.activate)
+                remembered[one.device] = last.bundle if last is not None else ""
+            return puttingback.agree(rollout, members, there, remembered, moment)
+
+        for number in sorted(numbers):
+            after, _ = await self._store.revise(number, decide)
+            if after.reason.startswith("put back"):
+                log.warning("rollout %d of %s: %s", number, after.plan.bundle, after.reason)
+        self._agreed = True
 
     async def moment(self, rollout: Rollout | None = None) -> Moment:
         """Return the times as they are now, and whether a rollout's windows are open."""

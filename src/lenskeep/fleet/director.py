@@ -72,8 +72,10 @@ class Director:
         return frozenset(bundle for bundle in bundles if _path(bundle) in releases.listed(current))
 
     def assigned_in_thread(self) -> dict[str, Assignment]:
-        """Return what is assigned now, by device."""
+        """Return what is assigned now, by device; nothing without a repository. Raises: RepositoryDamagedError."""
         work = Workspace(self._repository)
+        if not (self._repository / METADATA / "1.root.json").exists():
+            return {}
         return director.assigned(work, state.load(work))
 
     def sign_in_thread(self, asked: Orders, now_s: float, numbered: Numbered) -> Signed:

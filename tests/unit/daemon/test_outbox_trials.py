@@ -141,6 +141,17 @@ async def test_an_outbox_that_was_put_back_tells_no_trial_twice(tmp_path: Path) 
         assert [await box.tell(), await box.tell()] in ([[("1.1.0", 0.97)], []], [[], [("1.1.0", 0.97)]])
 
 
+async def test_a_fleet_that_was_put_back_hears_once_more_what_counts(tmp_path: Path) -> None:
+    async with start(tmp_path) as box:
+        for score in (0.4, 0.98):
+            await box.tried("1.1.0", score)
+        assert [await box.tell(), await box.tell()] == [[], [("1.1.0", 0.98)]]
+        name, _, _ = await box.outbox.batch()
+        for _ in range(3):  # nothing new was sent meanwhile
+            await box.outbox.taken(name, -1)
+        assert [await box.tell(), await box.tell()] == [[("1.1.0", 0.98)], []]
+
+
 async def test_a_trial_that_ends_wakes_the_outbox(tmp_path: Path) -> None:
     async with start(tmp_path) as box:
         await box.tell()

@@ -97,12 +97,15 @@ def worse(world: World) -> bool:
 
 def check(world: World) -> None:
     """What holds at any moment; what a device said is acted on at the next look."""
+    kept = (world.rollout, list(world.members))
     rollout, members = judge.look(world.rollout, world.members, world.evidence, world.moment)
     for one in members if rollout.state == RolloutState.PAUSED else ():
         assert one.state not in WAITING or one.activate == "skip", "a paused rollout lets a device begin"
     for one in members if rollout.state == RolloutState.ABORTED else ():
         in_vain = one.want == NEW and one.state in (WAITING | {MemberState.SILENT})
         assert not in_vain, "the end left a device assigned"
+    world.agree()
+    assert (world.rollout, world.members) == kept, "a memory that was not put back does not agree with what it signed"
     for one in world.members:
         assert one.reason and one.since_ms
         assert not one.attempts or one.wave < world.rollout.opened, "a device was asked before its wave"
