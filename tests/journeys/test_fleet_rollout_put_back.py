@@ -87,7 +87,7 @@ async def settled(fleet: Fleet, number: int) -> RolloutDetail:
     """Let everybody call a few times, and return how the rollout stands then."""
     calls = {name: one.calls for name, one in fleet.devices.items()}
     async with asyncio.timeout(WAIT_S):
-        while any(one.calls < calls[name] + 4 for name, one in fleet.devices.items()):
+        while any(one.calls < calls[name] + 3 for name, one in fleet.devices.items()):
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.5)
     return await fleet.show(number)

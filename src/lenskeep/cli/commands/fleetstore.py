@@ -73,7 +73,8 @@ def backup(context: click.Context, file: Path, path: Path | None, passphrase: st
 def restore(context: click.Context, file: Path, path: Path | None, passphrase: str | None) -> None:
     """Fill the fleet's empty memory from a backup; stop the fleet before.
 
-    Devices that go on with a fleet that was put back tell it what it misses; none of them changes what it runs.
+    Devices that go on with a fleet that was put back tell it what it misses; none of them changes what it runs. A
+    rollout stands as it stood; where the repository has assigned something else since, it waits for a person.
 
     \b
       lenskeep fleet restore fleet.lkf
