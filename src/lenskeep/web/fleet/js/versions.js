@@ -63,7 +63,7 @@ function trials(lines) {
     line.p99_ms_worst ? `${milliseconds(line.p99_ms_worst)} ms` : "–", line.memory_mb_worst ? `${number(line.memory_mb_worst)} MB` : "–",
     number(line.devices), line.failed ? h("b", { class: "apart" }, number(line.failed)) : number(0),
   ]);
-  return h("div", { class: "trials" }, h("h3", {}, t("versions.trials")), table(t("versions.trials"), columns, rows));
+  return h("div", { class: "trials" }, h("p", { class: "small" }, t("versions.trials")), table(t("versions.trials"), columns, rows));
 }
 
 const score = (value, scored) => (scored ? number(value, 4) : "–");
