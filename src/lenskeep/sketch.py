@@ -119,8 +119,8 @@ class Sketch:
 class SketchSum:
     """Adds up many packed sketches, many times as fast as one after the other.
 
-    Counts below 128 are single bytes, so a sketch's buckets, with something in place of those that were passed over, are
-    one large number. Its even and its odd buckets, 16 bits apart, are added to two others: one addition adds all
+    Counts below 128 are single bytes, so a sketch's buckets, with something in place of those that were passed over,
+    are one large number. Its even and its odd buckets, 16 bits apart, are added to two others: one addition adds all
     buckets. After `_FULL` sketches the lanes could overflow and are emptied. A sketch with larger counts has few
     buckets: it goes the long way.
     """

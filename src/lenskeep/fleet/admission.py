@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import ipaddress
+import ssl
 from collections import OrderedDict
+from weakref import WeakKeyDictionary
 
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.errors import (
@@ -66,12 +68,21 @@ class Passes:
 
     def __init__(self) -> None:
         self._passes: dict[bytes, tuple[Listed, float]] = {}
+        self._held: WeakKeyDictionary[ssl.SSLObject, tuple[Listed, float, int]] = WeakKeyDictionary()
         self.changes = 0
 
-    def get(self, shown: bytes, now_s: float) -> Listed | None:
+    def of(self, connection: ssl.SSLObject, now_s: float) -> Listed | None:
+        """Return whose connection this is, when it was asked before and nothing has changed since."""
+        found = self._held.get(connection)
+        return found[0] if found is not None and found[2] == self.changes and now_s < found[1] else None
+
+    def get(self, shown: bytes, now_s: float, connection: ssl.SSLObject) -> Listed | None:
         """Return whose certificate this is, when that is known and its time is not over."""
         found = self._passes.get(hashlib.sha256(shown).digest())
-        return found[0] if found is not None and now_s < found[1] else None
+        if found is None or now_s >= found[1]:
+            return None
+        self._held[connection] = (*found, self.changes)
+        return found[0]
 
     def put(self, shown: bytes, listed: Listed, ends_s: float, changes: int) -> None:
         """Keep what was found, unless something changed since `changes` was read."""
@@ -153,17 +164,22 @@ class Admission:
         certificate = await self._store.renew(listed, requested.key, certify, now_ms=self._clock.now_ms())
         return self._enrolled(listed.device, certificate)
 
-    async def identify(self, shown: bytes | None) -> Listed:
-        """Say whose certificate this is; TLS has checked that our authority made it and that the peer holds its key.
+    async def identify(self, connection: object) -> Listed:
+        """Say whose connection this is; TLS has checked that our authority made its certificate and that the peer holds
+        its key.
 
         Args:
-            shown: the certificate in DER as the connection showed it; None when it showed none.
+            connection: the server's end of TLS; anything else is none.
         Raises: NotEnrolledError, UnlistedDeviceError, CertificateError.
         """
+        if not isinstance(connection, ssl.SSLObject):
+            raise NotEnrolledError("This needs a device's certificate, and the connection is not encrypted.")
+        if (known := self.passes.of(connection, self._clock.now_s())) is not None:
+            return known
+        shown = connection.getpeercert(binary_form=True)
         if shown is None:
             raise NotEnrolledError("This needs a device's certificate, and the connection showed none.")
-        known = self.passes.get(shown, self._clock.now_s())
-        if known is not None:
+        if (known := self.passes.get(shown, self._clock.now_s(), connection)) is not None:
             return known
         changes = self.passes.changes
         certificate, device = _read(shown)

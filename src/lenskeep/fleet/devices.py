@@ -7,8 +7,6 @@ even on a connection that it holds. A device speaks for itself alone.
 
 from __future__ import annotations
 
-import ssl
-
 from aiohttp import web
 
 from lenskeep.errors import ForeignIdentityError
@@ -60,7 +58,7 @@ class DeviceDoor:
     @web.middleware
     async def _identify(self, request: web.Request, handler: answers.Handler) -> web.StreamResponse:
         if request.path not in OPEN_PATHS:
-            listed = await self._admission.identify(_shown(request))
+            listed = await self._admission.identify(request.get_extra_info("ssl_object"))
             if not request.path.startswith(f"{PREFIX}/") and request.match_info.get("device", "") != listed.device:
                 raise ForeignIdentityError(f"{listed.device!r} speaks for itself alone.")
             request[LISTED] = listed
@@ -101,11 +99,3 @@ class DeviceDoor:
         listed, connection = request[LISTED], id(request.transport)
         answer = await self._sync.answer(listed.device, request.remote or "", call, connection)
         return web.Response(body=self._sync.write(answer, media), headers={"Content-Type": media})
-
-
-def _shown(request: web.Request) -> bytes | None:
-    """Return the certificate of the connection in DER."""
-    connection = request.get_extra_info("ssl_object")
-    if not isinstance(connection, ssl.SSLObject):
-        return None
-    return connection.getpeercert(binary_form=True)
