@@ -40,11 +40,11 @@ EVIDENCE_S = 2.0
 PASSED_S_MAX = 60.0  # a machine that slept for longer did not hear its devices meanwhile
 FLEET_ITSELF = ""  # alarms that are about no device
 
-News = Callable[[], Awaitable[None]]
+News = Callable[[list[str]], Awaitable[None]]  # what is told the devices that got something new
 Leads = Callable[[], Awaitable[bool]]
 
 
-async def _nobody() -> None:
+async def _nobody(_concerned: list[str]) -> None:
     """Nobody waits for news."""
 
 
@@ -210,7 +210,7 @@ class Conductor:
         )
         if signed.anew:
             log.info("signed what %d devices should run", signed.anew)
-            await self._news()
+            await self._news([one.device for one in members])
         await self._store.signed(one for one in members if one.want not in signed.unlisted)
         return signed.unlisted
 

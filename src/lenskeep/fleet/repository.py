@@ -2,18 +2,23 @@
 
 Rules. Only the layout of `trust/names` is served: `metadata/NAME.json` and `targets/DIR/SHA256.NAME`, no link, no
 listing. A file that carries its version or its digest in its name never changes. Whether a newer root exists and what
-`timestamp.json` says is asked every time. Range and ETag are aiohttp's.
+`timestamp.json` says is asked every time. Large files, ranges and conditions are aiohttp's; a small file, which is what
+a crowd of devices asks for at once when something new is signed, costs one look in a thread and is read once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import re
 import stat
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from lenskeep.errors import UnknownNameError
 from lenskeep.fleet.sending import SentFile
@@ -24,9 +29,25 @@ ASK_AGAIN = "no-cache"
 PREFIX = "/v1/repository"
 _METADATA = re.compile(r"(timestamp|[1-9][0-9]{0,9}\.[a-z0-9][a-z0-9-]{0,62})\.json")
 _TARGET = re.compile(r"(?:[a-z0-9][a-z0-9._-]{0,99}/){0,4}[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,99}")
-
+SMALL_BYTES = 1 << 20
+KEPT_FILES = 16  # the newest of each role, and what else was asked for last
+_CONDITIONS = (hdrs.RANGE, hdrs.IF_RANGE, hdrs.IF_NONE_MATCH, hdrs.IF_MATCH, hdrs.IF_MODIFIED_SINCE,
+               hdrs.IF_UNMODIFIED_SINCE)  # fmt: skip
 
 Elsewhere = Callable[[web.Request, str, dict[str, str]], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """A small file as it was; another file under its name has another stamp."""
+
+    stamp: tuple[int, int, int]  # inode, moment, size
+    data: bytes
+
+    @property
+    def etag(self) -> str:
+        """What aiohttp gives this file as well."""
+        return f'"{self.stamp[1]:x}-{self.stamp[2]:x}"'
 
 
 class Repository:
@@ -35,6 +56,7 @@ class Repository:
     def __init__(self, folder: Path, elsewhere: Elsewhere | None = None) -> None:
         self._folder = folder
         self._elsewhere = elsewhere
+        self._small: OrderedDict[Path, Small] = OrderedDict()
 
     def routes(self) -> list[web.RouteDef]:
         """Return the doors to it."""
@@ -59,21 +81,56 @@ class Repository:
         return await self._file(request, Path(TARGETS) / name, FOREVER)
 
     async def _file(self, request: web.Request, name: Path, kept: str) -> web.StreamResponse:
-        if not await asyncio.to_thread(self._plain_in_thread, name):
+        found = await asyncio.to_thread(self._look_in_thread, name)
+        headers: dict[str, str] = {hdrs.CACHE_CONTROL: kept}
+        if found is None:
             if self._elsewhere is not None and kept == FOREVER:
-                return await self._elsewhere(request, str(name), {"Cache-Control": kept})
+                return await self._elsewhere(request, str(name), headers)
             raise UnknownNameError(f"The repository has no {name}.")
-        return SentFile(self._folder / name, headers={"Cache-Control": kept})
+        if not isinstance(found, Small) or any(word in request.headers for word in _CONDITIONS):
+            return SentFile(self._folder / name, headers=headers)
+        headers |= {hdrs.ETAG: found.etag, hdrs.ACCEPT_RANGES: "bytes"}
+        return web.Response(body=found.data, headers=headers, content_type="application/json")
 
-    def _plain_in_thread(self, name: Path) -> bool:
-        """Say whether a name is a plain file, reached through plain folders."""
+    def _look_in_thread(self, name: Path) -> Small | os.stat_result | None:
+        """Return a plain file, reached through plain folders: what is in it if it is small; None if there is none."""
         at = self._folder
         for part in name.parts:
             at = at / part
             try:
-                mode = at.lstat().st_mode
+                seen = at.lstat()
             except OSError:
-                return False
-            if stat.S_ISLNK(mode):
-                return False
-        return stat.S_ISREG(mode)
+                return None
+            if stat.S_ISLNK(seen.st_mode):
+                return None
+        if not stat.S_ISREG(seen.st_mode):
+            return None
+        if name.suffix != ".json" or seen.st_size > SMALL_BYTES:
+            return seen
+        known = self._small.get(name)
+        if known is None or known.stamp != _stamp(seen):
+            known = _read(at)
+            if known is not None and name.parts[0] == METADATA:  # of the others each device reads its own
+                self._keep(name, known)
+        return known
+
+    def _keep(self, name: Path, file: Small) -> None:
+        self._small[name] = file
+        while len(self._small) > KEPT_FILES:
+            with contextlib.suppress(KeyError):  # another thread was faster
+                self._small.popitem(last=False)
+
+
+def _stamp(seen: os.stat_result) -> tuple[int, int, int]:
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
+def _read(path: Path) -> Small | None:
+    """Read a small file whole; None when it is gone or is being exchanged for a large one."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(SMALL_BYTES + 1)
+            stamp = _stamp(os.fstat(file.fileno()))
+    except OSError:
+        return None
+    return Small(stamp, data) if len(data) == stamp[2] else None
