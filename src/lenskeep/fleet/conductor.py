@@ -40,11 +40,12 @@ EVIDENCE_S = 2.0
 PASSED_S_MAX = 60.0  # a machine that slept for longer did not hear its devices meanwhile
 FLEET_ITSELF = ""  # alarms that are about no device
 
-News = Callable[[list[str]], Awaitable[None]]  # what is told the devices that got something new
+News = Callable[[], Awaitable[None]]
+Concerned = Callable[[list[str]], None]  # is told which devices get something new, before it can be seen
 Leads = Callable[[], Awaitable[bool]]
 
 
-async def _nobody(_concerned: list[str]) -> None:
+async def _nobody() -> None:
     """Nobody waits for news."""
 
 
@@ -57,7 +58,7 @@ class Conductor:
 
     def __init__(
         self, store: RolloutStore, alarms: Store, telemetry: TelemetryStore, trials: TrialStore, director: Director,
-        clock: Clock, *, news: News = _nobody, leads: Leads = _alone,
+        clock: Clock, *, news: News = _nobody, expect: Concerned = lambda _devices: None, leads: Leads = _alone,
     ) -> None:  # fmt: skip
         self._store = store
         self._alarms = alarms
@@ -66,6 +67,7 @@ class Conductor:
         self._director = director
         self._clock = clock
         self._news = news
+        self._expect = expect
         self._leads = leads
         self._owner = uuid.uuid4().hex
         self._woken = asyncio.Event()
@@ -202,6 +204,7 @@ class Conductor:
             return [order for _, order in found]
 
         def numbered_in_thread(generations: Mapping[str, int]) -> None:
+            loop.call_soon_threadsafe(self._expect, [one.device for one in members])
             numbers = [(one, generations.get(one.device, 0)) for one in members if one.renumber]
             asyncio.run_coroutine_threadsafe(self._store.number(numbers), loop).result()
 
@@ -210,7 +213,7 @@ class Conductor:
         )
         if signed.anew:
             log.info("signed what %d devices should run", signed.anew)
-            await self._news([one.device for one in members])
+            await self._news()
         await self._store.signed(one for one in members if one.want not in signed.unlisted)
         return signed.unlisted
 

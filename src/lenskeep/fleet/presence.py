@@ -71,6 +71,7 @@ class Presence:
         self._waking: deque[asyncio.Future[None]] = deque()
         self._wakes = asyncio.Event()
         self._crowd_from_s = 0.0
+        self._concerned: list[str] = []
         self._asked: set[str] = set()
         self._asks = asyncio.Event()
         self.wakes = 0
@@ -170,11 +171,16 @@ class Presence:
             present.waiting.discard(woken)
             self._waiting.discard(woken)
 
-    def news(self, version: int, concerned: Iterable[str] = ()) -> None:
+    def expect(self, concerned: Iterable[str]) -> None:
+        """Hear whom the next news concern, before anybody can see them."""
+        self._concerned = list(concerned)
+
+    def news(self, version: int) -> None:
         """Take notice of a newer repository; whoever waits is woken, some of those whom it concerns first."""
         if version == self.newest:
             return
         self.newest = version
+        concerned, self._concerned = self._concerned, []
         waiting = (each for device in concerned for each in self._waiting_of(device))
         early = list(itertools.islice(waiting, EARLY)) or list(itertools.islice(self._waiting, EARLY))
         for each in early:
@@ -188,12 +194,12 @@ class Presence:
         present = self._present.get(device)
         return present.waiting if present is not None else ()
 
-    async def look(self, concerned: Iterable[str] = ()) -> None:
+    async def look(self) -> None:
         """Look whether the repository's timestamp is another one; what signs it calls this, and a loop does."""
         found = await asyncio.to_thread(_timestamp_in_thread, self._timestamp, self._stamp)
         if found is not None:
             self._stamp, version = found
-            self.news(version, concerned)
+            self.news(version)
 
     # --- loops ----------------------------------------------------------------------------------------------------
 
