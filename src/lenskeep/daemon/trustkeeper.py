@@ -45,12 +45,12 @@ from lenskeep.registry.blobs import write_durably
 from lenskeep.registry.bundles import StoredBundle
 from lenskeep.registry.repository import Known
 from lenskeep.trust.delegated import DelegatedTrust
-from lenskeep.trust.names import METADATA, ROOT, TIMESTAMP, TOP_TARGETS, model_path
+from lenskeep.trust.names import BIN_NAME, DIRECTOR, METADATA, ROOT, TIMESTAMP, TOP_TARGETS, model_path
 
 log = logging.getLogger(__name__)
 
 SOON_S = 90 * 86400.0
-_SOON_S = {"timestamp": 86400.0, "snapshot": 7 * 86400.0, "director": 7 * 86400.0}  # renewed by a server, often
+_SOON_S = {"timestamp": 86400.0, "snapshot": 7 * 86400.0, DIRECTOR: 7 * 86400.0}  # renewed by a server, often
 AHEAD_S_MAX = 86400.0  # two right clocks differ by less
 TIMESTAMP_BYTES_MAX, ROOT_BYTES_MAX = 16_384, 512_000
 
@@ -131,7 +131,8 @@ class TrustKeeper:
                 *lines,
                 fault_check("repository", MetadataExpiredError(f"{text}: nothing new is activated."), "warn"),
             ]
-        if left_s < _SOON_S.get(first.name, SOON_S):
+        kind = DIRECTOR if BIN_NAME.fullmatch(first.name) else first.name
+        if left_s < _SOON_S.get(kind, SOON_S):
             return [*lines, fault_check("repository", MetadataExpiredError(f"{text}, which is soon."), "info")]
         return [*lines, Check(name="repository", passed=True, text=text)]
 

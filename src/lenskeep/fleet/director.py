@@ -4,9 +4,6 @@ Rules. The repository's own tool signs, and it knows only released versions: who
 among those and nothing else. An assignment that says already what is wanted is left as it is, so a signing that was
 interrupted is simply done again and two replicas do no harm. The number that a device will see is told to the caller
 before the device can see it. Everything here runs in a thread, under the repository's lock.
-
-Limits. The director's role lists every device, and every device reads the whole of it: about 190 bytes a device, and
-the format's own bound of 5 MB. Beyond some 10,000 devices a fleet is better served by several repositories.
 """
 
 from __future__ import annotations
@@ -21,7 +18,6 @@ from lenskeep.trust.assignment import Assignment, SlotAssignment, Way
 from lenskeep.trust.keeping import director, releases, settling, state
 from lenskeep.trust.keeping.director import Wish
 from lenskeep.trust.keeping.keyring import open_signer
-from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import Workspace, writing
 from lenskeep.trust.names import METADATA, model_of, model_path
 
@@ -96,7 +92,7 @@ class Director:
             for one in orders:
                 if one.bundle not in unlisted:
                     wanted.setdefault(one.device, {})[one.slot] = _wish(one)
-            present = _present(work, current, list(wanted))
+            present = director.present(work, current, wanted)
             anew = {one.device for one in orders if one.anew and one.bundle}
             changed = {
                 device: slots
@@ -121,11 +117,6 @@ class Director:
         if self._signers is None:
             self._signers = [open_signer(word, self._environment, lambda _what: None) for word in self._keys]
         return self._signers
-
-
-def _present(work: Workspace, current: State, devices: Sequence[str]) -> dict[str, Assignment]:
-    found = ((device, director.present(work, current, device)) for device in devices)
-    return {device: one for device, one in found if one is not None}
 
 
 def _same(present: Assignment | None, slots: Mapping[str, Wish | None]) -> bool:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Annotated
 
-from lenskeep.trust.names import METADATA
+import msgspec
+from msgspec import Meta, Struct
+
+from lenskeep.trust.names import BIN_NAME, DIRECTOR, METADATA, TIMESTAMP
 
 _VERSIONED = re.compile(r"([1-9][0-9]{0,9})\.([a-z0-9][a-z0-9-]{0,62})\.json")
+_STAMP = f"{TIMESTAMP}.json"
 BYTES_MAX = 64 << 20
+
+
+class _Signed(Struct, frozen=True):
+    expires: Annotated[datetime, Meta(tz=True)]
+
+
+class _Ends(Struct, frozen=True):
+    signed: _Signed
+
+
+_decoder = msgspec.json.Decoder(_Ends)
 
 
 def repository_ends(folder: Path) -> dict[str, float]:
@@ -26,16 +41,18 @@ def repository_ends(folder: Path) -> dict[str, float]:
         found = _VERSIONED.fullmatch(path.name)
         if found and int(found[1]) > newest.get(found[2], (0, path))[0]:
             newest[found[2]] = (int(found[1]), path)
-    ends = {role: _ends(path) for role, (_, path) in sorted(newest.items())}
-    ends["timestamp"] = _ends(metadata / "timestamp.json")
-    return {role: end for role, end in ends.items() if end}
+    ends: dict[str, float] = {}
+    for role, path in [*((role, path) for role, (_, path) in sorted(newest.items())), (TIMESTAMP, metadata / _STAMP)]:
+        kind, end = DIRECTOR if BIN_NAME.fullmatch(role) else role, _ends(path)
+        if end:  # the director is good until the first of its lists ends
+            ends[kind] = min(end, ends.get(kind, end))
+    return ends
 
 
 def _ends(path: Path) -> float:
     try:
         if path.stat().st_size > BYTES_MAX:
             return 0.0
-        expires = json.loads(path.read_bytes())["signed"]["expires"]
-        return datetime.fromisoformat(str(expires).replace("Z", "+00:00")).timestamp()
-    except (OSError, ValueError, KeyError, TypeError):
+        return _decoder.decode(path.read_bytes()).signed.expires.timestamp()
+    except (OSError, ValueError):  # a fault of the decoder's is a ValueError
         return 0.0

@@ -73,6 +73,7 @@ class _Look:
         self._request = request
         self._source = source
         self._folder = folder
+        self._rules = rules
         self._reader = Reader(rules)
         self._gate = Gate(source, self._reader)
         self._before: dict[str, Document] = {}  # what was stored and can be read
@@ -190,7 +191,7 @@ class _Look:
     # --- judging ----------------------------------------------------------------------------------------------------
 
     def _verdict(self) -> Verdict:
-        proven = self._proven = Proven(self._after, again=self._request.offline)
+        proven = self._proven = Proven(self._after, again=self._request.offline, rules=self._rules)
         proven.top()
         found: dict[str, Listing | None] = {}
         for path in self._paths():
@@ -286,14 +287,18 @@ class _Look:
         """Return what to keep: what is proved, and what is still spoken for but was not looked at this time."""
         keep_for = set(proven.roles)
         if not self._rotated(proven[names.ROOT]):
-            keep_for |= {names.DIRECTOR, *(role.role for role in proven.delegations())}
+            keep_for |= {names.DIRECTOR, self._bin(), *(role.role for role in proven.delegations())}
         keep = {file_of(role): one.raw for role, one in self._after.items() if role in keep_for}
         keep |= self._roots
         return keep if assignment is None else keep | {names.device_path(self._request.device): assignment}
 
+    def _bin(self) -> str:
+        """Return the director's bin that would list this device."""
+        return names.bin_of(names.device_path(self._request.device))
+
     def _refusal(self, fault: LenskeepError, role: str) -> Refusal:
         """Say what was refused, and hand back what was verified before it: all that is to be kept, or nothing new."""
-        proven = Proven(self._after, again=True)
+        proven = Proven(self._after, again=True, rules=self._rules)
         with suppress(LenskeepError):  # the views end where the proofs end
             proven.top()
         root = self._after[names.ROOT]

@@ -30,6 +30,7 @@ from lenskeep.trust.strict import (
     FileFacts,
     Role,
     RootBody,
+    Rules,
     SnapshotBody,
     TargetFacts,
     TargetsBody,
@@ -47,9 +48,10 @@ class Proven:
         again: prove signatures and the snapshot's word here; False: python-tuf has just done so.
     """
 
-    def __init__(self, documents: Mapping[str, Document], *, again: bool) -> None:
+    def __init__(self, documents: Mapping[str, Document], *, again: bool, rules: Rules = Rules.HOUSE) -> None:
         self._documents = documents
         self._again = again
+        self._rules = rules
         self.asked = names.ROOT  # the role that was asked for last
         self.ways: dict[str, set[str]] = {}  # path -> the roles on the way to it
         self._speakers: dict[str, tuple[str, Role, Document]] = {}  # role -> who speaks for it, as what, and itself
@@ -86,6 +88,11 @@ class Proven:
             body = cast(TargetsBody, self._take(role, speaker).body)
             if path in body.targets:
                 return self._listing(path, role, body.targets[path])
+            bins = body.bins()
+            if bins is not None:
+                self._require_own(role, bins)
+                waiting = [(bins.role_for(path).name, role)]
+                continue
             inner: list[tuple[str, str]] = []
             for delegated in body.delegated():
                 if _covers(delegated, path):
@@ -159,6 +166,14 @@ class Proven:
         except LengthOrHashMismatchError as error:
             raise MetadataMismatchError(f"{document.role} is not the file that {by} names.") from error
 
+    def _require_own(self, role: str, bins: Role) -> None:
+        """Require that bins are signed by just the keys of the director: it cannot hand its list on to anybody else."""
+        if role != names.DIRECTOR or self._rules is not Rules.HOUSE:
+            return
+        speaker, signers, document = self._speakers[role]
+        if _key_ids(bins, document) != _key_ids(signers, self[speaker]) or bins.threshold != signers.threshold:
+            raise RepositoryRulesError("The director hands its list on to other keys than its own.")
+
     # --- words ------------------------------------------------------------------------------------------------------
 
     def _listing(self, path: str, role: str, facts: TargetFacts) -> Listing:
@@ -198,7 +213,13 @@ def require_signed(speaker: Document, document: Document) -> None:
 def _role_of(speaker: Document, role: str) -> Role:
     if isinstance(speaker.body, RootBody):
         return speaker.body.roles[role]
-    return next(each for each in cast(TargetsBody, speaker.body).delegated() if each.name == role)
+    body = cast(TargetsBody, speaker.body)
+    bins = body.bins()
+    return next(each for each in body.delegated() if each.name == role) if bins is None else bins.role(role)
+
+
+def _key_ids(role: Role, speaker: Document) -> set[str]:
+    return {speaker.keys[keyid].id for keyid in role.keyids if keyid in speaker.keys}
 
 
 def _pems(role: Role, speaker: Document) -> list[str]:

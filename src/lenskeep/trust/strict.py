@@ -2,7 +2,8 @@
 
 Rules. Plain JSON that no two readers understand differently, then the standard's shape with exact types, then the rules
 of the house, which are narrower than the standard: only P-256 keys, no key under two ids, thresholds that can be met,
-consistent snapshots, one level of delegation, and each role within its own paths. A signature makes none of this
+consistent snapshots, and each role within its own paths. `targets` speaks for publishers and the director, and the
+director for bins of its own list; nobody else for anybody. A signature makes none of this
 unnecessary: a role's key may be stolen, and the library that verifies was written for well-meant documents.
 Not here: signatures, versions, expiry (client, proven).
 """
@@ -72,11 +73,27 @@ class DelegatedRole(Role, frozen=True, kw_only=True):
     path_hash_prefixes: list[Text] | UnsetType = UNSET
 
 
+class Bins(Role, frozen=True, kw_only=True):
+    """2**bit_length roles, named alike, that share out all paths by their hashes. Source: TAP 15."""
+
+    bit_length: Annotated[int, Meta(ge=1, le=32)]
+    name_prefix: Annotated[str, Meta(min_length=1, max_length=255)]
+
+    def role(self, name: str) -> DelegatedRole:
+        """Return one of them as if it were delegated to by its name."""
+        return DelegatedRole(name=name, keyids=self.keyids, threshold=self.threshold, terminating=True)
+
+    def role_for(self, path: str) -> DelegatedRole:
+        """Return the one that may list a path."""
+        return self.role(names.bin_of(path, self.bit_length, self.name_prefix))
+
+
 class Delegations(Struct, frozen=True):
-    """The roles that a targets role speaks for, in order."""
+    """The roles that a targets role speaks for: named, in order, or as bins."""
 
     keys: dict[str, Key]
-    roles: list[DelegatedRole]
+    roles: list[DelegatedRole] | UnsetType = UNSET
+    succinct_roles: Bins | UnsetType = UNSET
 
 
 class FileFacts(Struct, frozen=True):
@@ -128,8 +145,14 @@ class TargetsBody(_Signed, frozen=True, kw_only=True, tag=names.TOP_TARGETS):
     delegations: Delegations | UnsetType = UNSET
 
     def delegated(self) -> list[DelegatedRole]:
-        """Return the roles that this one speaks for, in order."""
-        return [] if self.delegations is UNSET else self.delegations.roles
+        """Return the roles that this one speaks for by name, in order."""
+        given = UNSET if self.delegations is UNSET else self.delegations.roles
+        return [] if given is UNSET else given
+
+    def bins(self) -> Bins | None:
+        """Return the bins that this one speaks for."""
+        given = UNSET if self.delegations is UNSET else self.delegations.succinct_roles
+        return None if given is UNSET else given
 
 
 Body = RootBody | TimestampBody | SnapshotBody | TargetsBody
@@ -199,6 +222,9 @@ def read(role: str, raw: bytes, rules: Rules = Rules.HOUSE, *, ours: bool = Fals
     if not isinstance(body, _BODIES.get(role, TargetsBody)):
         raise MetadataFormatError(f"{role} says that it is {type(body).__name__.removesuffix('Body').lower()!r}.")
     _require_once(role, "signature", (signature.keyid for signature in envelope.signatures))
+    said = body.delegations if isinstance(body, TargetsBody) else UNSET
+    if said is not UNSET and (said.roles is UNSET) == (said.succinct_roles is UNSET):
+        raise MetadataFormatError(f"{role} has to name the roles that it speaks for in one of two ways.")
     keys = _read_keys(role, body, rules)
     if rules is Rules.HOUSE:
         _check_house(role, body, keys)
@@ -210,7 +236,8 @@ def _read_keys(role: str, body: Body, rules: Rules) -> dict[str, TrustedKey]:
     if isinstance(body, RootBody):
         given, roles = body.keys, list(body.roles.values())
     elif isinstance(body, TargetsBody) and body.delegations is not UNSET:
-        given, roles = body.delegations.keys, list(body.delegations.roles)
+        bins = body.bins()
+        given, roles = body.delegations.keys, [*body.delegated(), *([] if bins is None else [bins])]
     else:
         return {}
     keys = {keyid: _read_key(role, key, rules) for keyid, key in given.items()}
@@ -275,14 +302,40 @@ def _check_targets(role: str, body: TargetsBody, keys: dict[str, TrustedKey]) ->
             raise RepositoryRulesError(f"{role} lists {path!r} without its sha256.")
         if role == names.TOP_TARGETS and path.startswith(("models/", "devices/")):
             raise RepositoryRulesError(f"targets lists {path!r} itself; its publishers and the director do that.")
+    if names.BIN_NAME.fullmatch(role):
+        _check_bin(role, body)
+    if body.bins() is not None:
+        _check_bins(role, body, keys)
     if role != names.TOP_TARGETS and body.delegated():
         raise RepositoryRulesError(f"{role} speaks for further roles; only targets may.")
     _require_once(role, "role", (each.name for each in body.delegated()))
     for each in body.delegated():
-        if not names.ROLE_NAME.fullmatch(each.name) or each.name in names.TOP_ROLES:
+        if not names.may_be_delegated(each.name):
             raise RepositoryRulesError(f"targets names a role {each.name!r}, which is no name for one.")
         _require_reachable("targets", each.name, each, keys)
         _require_paths(each)
+
+
+def _check_bins(role: str, body: TargetsBody, keys: dict[str, TrustedKey]) -> None:
+    """The director alone shares its list out, all of it, and into the one set of bins that there is."""
+    bins = body.bins()
+    assert bins is not None
+    if role != names.DIRECTOR:
+        raise RepositoryRulesError(f"{role} hands its paths on to bins; only the director may.")
+    if (bins.bit_length, bins.name_prefix) != (names.BIN_BITS, names.DIRECTOR):
+        raise RepositoryRulesError(
+            f"The director hands its list on to 2**{bins.bit_length} bins {bins.name_prefix!r}; "
+            f"2**{names.BIN_BITS} bins {names.DIRECTOR!r} are trusted."
+        )
+    if body.targets:
+        raise RepositoryRulesError(f"The director lists {next(iter(body.targets))!r} itself, beside its bins.")
+    _require_reachable(role, f"{names.DIRECTOR}-*", bins, keys)
+
+
+def _check_bin(role: str, body: TargetsBody) -> None:
+    for path in body.targets:
+        if names.device_of(path) is None or names.bin_of(path) != role:
+            raise RepositoryRulesError(f"{role} lists {path!r}, which is not among its devices.")
 
 
 def _require_reachable(by: str, name: str, role: Role, keys: dict[str, TrustedKey]) -> None:

@@ -89,7 +89,8 @@ def _show_versions(screen: Screen, status: Status) -> None:
         screen.line(f"  … and {len(status.released) - _LISTED_MAX} more (--json has them all)")
     for gone in status.withdrawn[:_LISTED_MAX]:
         screen.line(f"  withdrawn: {clean(gone.version)}  {gone.at[:10]}  {clean(gone.reason)}")
-    screen.line(f"Assigned: {plural(status.devices, 'device')}")
+    shared = f", their list shared out to {status.bins} files" if status.bins else ""
+    screen.line(f"Assigned: {plural(status.devices, 'device')}{shared}")
 
 
 def _row(role: RoleStatus, now_s: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,7 +199,7 @@ def refresh(context: click.Context, *, usb: bool | None, if_due: bool, repositor
         terms = settings.load(work)
         state.require(work)
         if usb is not None and usb != terms.usb_sites:
-            work.put(SETTINGS, settings.text(settings.Settings(usb, terms.expiry_days)))
+            work.put(SETTINGS, settings.text(dataclasses.replace(terms, usb_sites=usb)))
         if not signers:
             raise RequestError("Say the online key: --key KEY.")
         return []

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 from lenskeep.clock import rfc3339
+from lenskeep.errors import RepositoryDamagedError
 from lenskeep.trust.keeping import (
+    bins,
     ceremony,
     contents,
     describing,
@@ -16,7 +22,7 @@ from lenskeep.trust.keeping import (
     scopes,
     state,
 )
-from lenskeep.trust.keeping.documents import Delegator, Holder
+from lenskeep.trust.keeping.documents import Delegator, Document, Holder
 from lenskeep.trust.keeping.state import State
 from lenskeep.trust.keeping.workspace import Workspace
 from lenskeep.trust.names import DIRECTOR, ONLINE_ROLES, ROOT, SNAPSHOT, TIMESTAMP, TOP_ROLES, TOP_TARGETS, target_file
@@ -98,13 +104,15 @@ class Status(Struct, frozen=True, kw_only=True):
     released: list[Listed]
     withdrawn: list[Gone]
     devices: int
+    bins: int  # how many files the director's list is shared out to; 0: it is one
     problems: list[str]
 
 
 def status(work: Workspace, now_s: float) -> Status:
     """Look at everything; changes nothing. Raises: RepositoryFolderError, RepositoryDamagedError."""
     current = state.require(work)
-    roles = _roles(current)
+    roles = _roles(work, current)
+    shared = bins.shared(current.roles.get(DIRECTOR))
     return Status(
         roles=roles,
         waiting=waiting(work),
@@ -117,19 +125,35 @@ def status(work: Workspace, now_s: float) -> Status:
             for path, (role, target) in sorted(releases.listed(current).items())
         ],
         withdrawn=[_gone(path, facts) for path, facts in sorted(releases.withdrawn(current).items())],
-        devices=len(current.roles[DIRECTOR].targets.targets) if DIRECTOR in current.roles else 0,
+        devices=sum(len(one.targets.targets) for one in _lists(work, current)),
+        bins=len(bins.BINS) if shared else 0,
         problems=problems(work),
     )  # fmt: skip
 
 
-def _roles(current: State) -> list[RoleStatus]:
+def _lists(work: Workspace, current: State) -> Iterator[Document]:
+    """Return the lists of devices; one that is spoiled is among the problems."""
+    for role in bins.listers(current.roles.get(DIRECTOR)):
+        with contextlib.suppress(RepositoryDamagedError):
+            document = bins.load(work, current, role)
+            if document is not None:
+                yield document
+
+
+def _roles(work: Workspace, current: State) -> list[RoleStatus]:
     found = []
     if current.root is not None:
         found += [_role(current, role, current.root.root, []) for role in TOP_ROLES]
     if current.targets is not None:
         below = current.delegations.values()
         found += [_role(current, one.name, current.targets.targets, one.paths or []) for one in below]
-    return found
+    ends = [one.expires_s for one in _lists(work, current)]
+    return [_with_bins(role, min([role.expires_s, *ends])) if role.role == DIRECTOR else role for role in found]
+
+
+def _with_bins(role: RoleStatus, expires_s: float) -> RoleStatus:
+    """The director is good until the first of its lists ends."""
+    return replace(role, expires_s=expires_s, expires=rfc3339(expires_s)) if role.version else role
 
 
 def _role(current: State, role: str, judge: Delegator, paths: list[str]) -> RoleStatus:
@@ -207,12 +231,30 @@ def problems(work: Workspace) -> list[str]:
     for document in (current.targets, *current.roles.values()):
         if document is not None:
             found += _problems_of(work, current, document)
-    return found
+    return [*found, *_problems_of_bins(work, current)]
+
+
+def _problems_of_bins(work: Workspace, current: State) -> Iterator[str]:
+    if not bins.shared(current.roles.get(DIRECTOR)):
+        return
+    for role in bins.BINS:
+        try:
+            document = bins.load(work, current, role)
+        except RepositoryDamagedError as error:
+            yield str(error).removesuffix(" Nothing was signed.")
+            continue
+        assert document is not None
+        if not bins.in_scope(role, document.targets):
+            yield f"{document.file} lists what is not among its devices; devices refuse it."
+        yield from _problems_of(work, current, document)
 
 
 def _problems_of(work: Workspace, current: State, document: documents.Document) -> list[str]:
     found = []
     delegation = current.delegations.get(document.role)
+    top = current.targets
+    if document.role == DIRECTOR and top is not None and not bins.own(document.targets, top.targets):
+        found.append(f"{document.file} hands its list on to other keys than its own; devices refuse it.")
     if delegation is not None and not scopes.in_scope(document.targets, delegation):
         found.append(f"{document.file} lists what {document.role} may not list; devices pass it over.")
     if current.snapshot is not None and current.published.get(document.role, 0) < document.version:

@@ -14,7 +14,7 @@ from tuf.api.metadata import DelegatedRole, Root, Targets
 from lenskeep.errors import DelegationError
 from lenskeep.trust.keeping import documents
 from lenskeep.trust.keeping.documents import Body
-from lenskeep.trust.names import DIRECTOR, DIRECTOR_PATHS, ROLE_NAME, TOP_ROLES, TOP_TARGETS
+from lenskeep.trust.names import BIN_NAME, DIRECTOR, DIRECTOR_PATHS, ROLE_NAME, TOP_ROLES, TOP_TARGETS, may_be_delegated
 
 ONLINE = "online"  # stands for director, snapshot and timestamp together
 _PATTERN = re.compile(r"[a-z0-9*][a-z0-9*-]{0,62}")
@@ -29,7 +29,8 @@ def objections(role: str, body: Body) -> list[str]:
     if not isinstance(body, Targets):
         return []
     if role != TOP_TARGETS:
-        return [] if body.delegations is None else [f"{role} hands its rights on to others."]
+        own = body.delegations is None or (role == DIRECTOR and body.delegations.roles is None)
+        return [] if own else [f"{role} hands its rights on to others."]
     found = [f"targets lists files itself, such as {path}." for path in list(body.targets)[:1]]
     if body.delegations is None or body.delegations.roles is None or body.delegations.succinct_roles is not None:
         return [*found, "targets delegates in a way that is not used here."]
@@ -43,7 +44,7 @@ def _delegation(name: str, delegation: DelegatedRole) -> list[str]:
         true = delegation.paths == DIRECTOR_PATHS
     else:
         paths = delegation.paths or [""]
-        true = bool(ROLE_NAME.fullmatch(name)) and name not in TOP_ROLES and all(map(_PATH.fullmatch, paths))
+        true = may_be_delegated(name) and all(map(_PATH.fullmatch, paths))
     return [] if true and delegation.terminating else [f"The role {name} may sign what no such role may."]
 
 
@@ -56,14 +57,15 @@ def _keys(delegator: Root | Targets, role: str) -> list[str]:
 
 
 def in_scope(targets: Targets, delegation: DelegatedRole) -> bool:
-    """Say whether a role lists nothing but what it may list, and delegates nothing on."""
-    return targets.delegations is None and all(delegation.is_delegated_path(path) for path in targets.targets)
+    """Say whether a role lists nothing but what it may list, and delegates nothing on; the director may, to bins."""
+    delegates = targets.delegations is not None and delegation.name != DIRECTOR
+    return not delegates and all(delegation.is_delegated_path(path) for path in targets.targets)
 
 
 def check_role_name(role: str, known: dict[str, DelegatedRole]) -> None:
     if not ROLE_NAME.fullmatch(role):
         raise DelegationError(f"{role!r} cannot be a role's name; use a-z, 0-9 and dash.")
-    if role in (*TOP_ROLES, DIRECTOR, ONLINE, "publisher"):
+    if role in (*TOP_ROLES, DIRECTOR, ONLINE, "publisher") or BIN_NAME.fullmatch(role):
         raise DelegationError(f"{role} is a fixed role; a publisher needs another name.")
     if role in known:
         raise DelegationError(f"There is a publisher {role} already.")

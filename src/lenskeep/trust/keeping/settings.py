@@ -11,6 +11,9 @@ from lenskeep.trust.names import EXPIRY_DAYS, TIMESTAMP, TOP_ROLES, USB_TIMESTAM
 
 DAY_S = 86400.0
 _DAYS_MAX = 3650
+# Up to here a device that fetches the whole list fetches less than 200 kB; more devices are shared out to bins.
+DEVICES_IN_ONE_LIST_MAX = 1000
+_LIST_MAX = 25_000  # what 5 MB, the most that a device reads, have room for
 _HEAD = """\
 # Settings of this repository's keepers. Devices never read this file.
 
@@ -23,6 +26,7 @@ class Settings:
     """How long each role's signature is good for."""
 
     usb_sites: bool = False
+    devices_in_one_list_max: int = DEVICES_IN_ONE_LIST_MAX
     expiry_days: dict[str, int] = field(default_factory=lambda: dict(EXPIRY_DAYS))
 
     def life_s(self, role: str) -> float:
@@ -42,21 +46,28 @@ def load(work: Workspace) -> Settings:
         table = tomllib.loads(raw.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{SETTINGS} cannot be read: {error}") from error
-    unknown = set(table) - {"usb_sites", "expiry_days"}
+    unknown = set(table) - {"usb_sites", "expiry_days", "devices_in_one_list_max"}
     days = table.get("expiry_days", {})
     usb = table.get("usb_sites", False)
+    most = table.get("devices_in_one_list_max", DEVICES_IN_ONE_LIST_MAX)
+    if type(most) is not int or not 0 <= most <= _LIST_MAX:
+        raise ConfigError(f"{SETTINGS}: devices_in_one_list_max = {most!r} is not understood.")
     if unknown or not isinstance(usb, bool) or not isinstance(days, dict):
         raise ConfigError(f"{SETTINGS}: {', '.join(sorted(unknown)) or 'a value'} is not understood.")
     for role, value in days.items():
         if role not in EXPIRY_DAYS or not isinstance(value, int) or not 0 < value <= _DAYS_MAX:
             raise ConfigError(f"{SETTINGS}: expiry_days.{role} = {value!r} is not understood.")
-    return Settings(usb, EXPIRY_DAYS | days)
+    return Settings(usb, most, EXPIRY_DAYS | days)
 
 
 def text(settings: Settings) -> bytes:
     """Return the file that says these settings."""
     lines = [
         f"usb_sites = {str(settings.usb_sites).lower()}",
+        "",
+        "# The director lists so many devices in one file. With more of them the list is shared out to 256 files, for",
+        "# good, and each device fetches its own. Devices older than this setting cannot read that: update them first.",
+        f"devices_in_one_list_max = {settings.devices_in_one_list_max}",
         "",
         "# How many days a signature of each role is good for.",
     ]

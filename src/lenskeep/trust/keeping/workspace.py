@@ -30,7 +30,7 @@ from lenskeep.errors import (
     StorageFullError,
 )
 from lenskeep.trust.keeping.documents import DOCUMENT_BYTES_MAX
-from lenskeep.trust.names import METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, TOP_TARGETS
+from lenskeep.trust.names import DIRECTOR, METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, TOP_TARGETS
 from lenskeep.trust.source import FolderSource, open_regular
 
 PENDING, SETTINGS = "pending", "keeping.toml"
@@ -180,6 +180,8 @@ class Workspace:
             return _FLIP_RANK, 0 if self.timestamp_first else 2
         if role == ROOT:
             return _FLIP_RANK, 1
+        if role == DIRECTOR:
+            return 1, 1  # it may be the first that speaks of its bins
         return {TOP_TARGETS: 2, SNAPSHOT: 3}.get(role, 1), 0
 
     def _write(self, files: list[tuple[str, bytes]]) -> None:
