@@ -103,8 +103,22 @@ class Forger:
         """Assign a version to a device; `names_device` forges the name inside."""
         slots = {"line-1": SlotAssignment(target=target, sha256="0" * 64)}
         data = assignment.write(Assignment(device=names_device or device, generation=1, slots=slots))
-        self.add(names.DIRECTOR, names.device_path(device), data)
+        path = names.device_path(device)
+        self.add(names.bin_of(path) if names.bin_of(path) in self.signed else names.DIRECTOR, path, data)
         return data
+
+    def share_out(self) -> None:
+        """Share the director's list out to bins, signed by its keys."""
+        director = self.signed[names.DIRECTOR]
+        keys = {key.public.id: key_dict(key) for key in self.keys[names.DIRECTOR]}
+        bins = {"keyids": list(keys), "threshold": 1, "bit_length": names.BIN_BITS, "name_prefix": names.DIRECTOR}
+        listed, director["targets"] = director["targets"], {}
+        director["delegations"] = {"keys": keys, "succinct_roles": bins}
+        for number in range(1 << names.BIN_BITS):
+            role = names.bin_name(number)
+            self.keys[role] = self.keys[names.DIRECTOR]
+            mine = {path: facts for path, facts in listed.items() if names.bin_of(path) == role}
+            self.signed[role] = self.words("targets", targets=mine)
 
     # --- signing and publishing -------------------------------------------------------------------------------------
 

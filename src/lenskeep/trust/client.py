@@ -29,6 +29,7 @@ from lenskeep.errors import (
     MetadataRollbackError,
     MetadataSignatureError,
     MetadataTooLargeError,
+    RepositoryRulesError,
     SourceError,
     StorageError,
     StorageFullError,
@@ -197,7 +198,7 @@ class _Look:
         for path in self._paths():
             with self._sparing(path):
                 if path not in self._unproven:
-                    found[path] = proven.lists(path)
+                    found[path] = self._lists(proven, path)
         if not self._request.offline:
             self._require_current(proven, found)
             self._require_agreement(found)
@@ -211,6 +212,14 @@ class _Look:
             unlisted=[path for path in self._request.paths if path in found and found[path] is None],
             unproven=list(self._unproven.values()), assignment=assignment,
         )  # fmt: skip
+
+    def _lists(self, proven: Proven, path: str) -> Listing | None:
+        try:
+            return proven.lists(path)
+        except RepositoryRulesError:
+            for role in {proven.asked, self._bin()} & set(self._after) - set(names.TOP_ROLES):
+                self._as_before(role)  # python-tuf has no such rule and has kept it
+            raise
 
     def _require_current(self, proven: Proven, found: dict[str, Listing | None]) -> None:
         """Refuse what has expired by the time we were given, and what is older than what was stored."""

@@ -90,11 +90,10 @@ def load(work: Workspace, current: State, role: str) -> Document | None:
 
 def body_of(role: str, document: Document | None) -> Targets:
     """Return a copy of what a role lists, to be changed; of a bin without what does not belong there."""
-    body: Targets = Targets() if document is None else documents.body_of(document)
-    if role != DIRECTOR:
-        body.delegations = None
-        body.targets = {path: target for path, target in body.targets.items() if _belongs(role, path)}
-    return body
+    if role == DIRECTOR:
+        return Targets() if document is None else documents.body_of(document)
+    listed = {} if document is None else document.targets.targets
+    return Targets(targets={path: target for path, target in listed.items() if _belongs(role, path)})
 
 
 def published(current: State, role: str) -> MetaFile | None:
