@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from lenskeep.trust.keeping import releases
+from lenskeep.trust.keeping.workspace import SETTINGS
+from lenskeep.trust.names import bin_of, device_path
 from tests import tinybundle
 from tests.device import Device, bundle_bytes
 from tests.repositories import Repository
@@ -143,7 +145,15 @@ def test_device_runs_what_it_is_assigned_over_the_network(
 def test_device_runs_what_a_stick_brings_under_the_same_checks(
     device: Device, repository: Repository, tmp_path: Path
 ) -> None:
+    (repository.folder / SETTINGS).write_text("devices_in_one_list_max = 2\n")
+    for other in ("cam-x", "cam-y"):  # one device more than the director lists in one file
+        repository.assign(other, main="cap-inspect@1.0.0")
     place = stick(device, repository, tmp_path)
+    lists = [path.name for path in (place / "metadata").iterdir() if "director" in path.name]
+    assert sorted(lists) == [
+        f"1.{bin_of(device_path(ID))}.json",
+        f"{repository.document('director').version}.director.json",
+    ]
     done = cli(device, "sync", "--import", str(place))
     assert done.returncode == 0, done.stderr + device.log()[-2000:]
     assert f"{ID} is level with its repository" in done.stdout

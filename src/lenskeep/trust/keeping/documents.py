@@ -174,8 +174,14 @@ _ends = msgspec.json.Decoder(_Ends)
 
 
 def ends_s(raw: bytes) -> float:
-    """Return when a document's signatures stop to count, read quickly: of one that was read in full before."""
-    return _ends.decode(raw).signed.expires.timestamp()
+    """Return when a document's signatures stop to count, read quickly: of one that was read in full before.
+
+    Raises: MetadataFormatError.
+    """
+    try:
+        return _ends.decode(raw).signed.expires.timestamp()
+    except ValueError as error:  # the decoder's own faults are ValueErrors
+        raise MetadataFormatError(f"The metadata cannot be read: {error}") from error
 
 
 def body_of(document: Document) -> Any:

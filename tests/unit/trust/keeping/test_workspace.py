@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lenskeep.errors import RepositoryDamagedError, SourceError, StorageFullError
+from lenskeep.messages.trust import Look, Verdict
+from lenskeep.trust.client import look
 from lenskeep.trust.keeping import changes, online, state, workspace
+from lenskeep.trust.keeping.settings import Settings
 from lenskeep.trust.keeping.workspace import Workspace, writing
+from lenskeep.trust.source import FolderSource
 from tests.repositories import Repository, StockClient
 
 SEED = int(os.environ.get("LENSKEEP_SEED", "20261120"))
@@ -47,11 +53,34 @@ while True:
 """
 
 
-def test_a_kill_at_any_moment_leaves_what_the_standards_client_accepts(tmp_path: Path) -> None:
-    """Publishing, assigning and withdrawing in a loop, killed -9 at random moments; seeded."""
-    repository = Repository(tmp_path / "repository")
+def _devices_eyes(repository: Repository, folder: Path) -> Callable[[str], bool]:
+    """Return a look of ours as a device that remembers: whether something is assigned to it; a refusal is none."""
+    stored: dict[str, dict[str, bytes]] = {}
+    numbers = itertools.count()
+
+    def look_at(name: str) -> bool:
+        request = Look(bootstrap=repository.root(), stored=stored.get(name, {}), now_s=time.time(), device=name)
+        answer = look(request, FolderSource(repository.folder), folder / f"look-{next(numbers)}")
+        assert isinstance(answer, Verdict), answer
+        stored[name] = answer.stored
+        return answer.assignment is not None
+
+    return look_at
+
+
+@pytest.mark.parametrize(("most", "rounds", "moment_s"), [(1000, ROUNDS, 0.25), (1, ROUNDS // 2, 0.8)])
+def test_a_kill_at_any_moment_leaves_what_both_clients_accept(
+    tmp_path: Path, most: int, rounds: int, moment_s: float
+) -> None:
+    """Publishing, assigning and withdrawing in a loop, killed -9 at random moments; seeded.
+
+    Args:
+        most: how many devices the director lists in one file: with one, the list is shared out within the loop.
+    """
+    repository = Repository(tmp_path / "repository", terms=Settings(devices_in_one_list_max=most))
     repository.publisher("acme", "cap-*")
     good = repository.release("cap-inspect", "1.0.0")
+    repository.assign("cam-5", main="cap-inspect@1.0.0")
     words = [str(repository.folder), str(repository.now_s)]
     for name in ("acme", "online"):
         (tmp_path / f"{name}.pem").write_bytes(repository.keys[name].pem())
@@ -63,13 +92,15 @@ def test_a_kill_at_any_moment_leaves_what_the_standards_client_accepts(tmp_path:
     print("seed", SEED)
     client = StockClient(repository, tmp_path / "client")
     versions = client.versions()
-    for _ in range(ROUNDS):
+    look_at = _devices_eyes(repository, tmp_path)
+    assigned: set[str] = set()
+    for _ in range(rounds):
         child = subprocess.Popen(
             [sys.executable, "-c", _CHILD, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         assert child.stdout is not None
         child.stdout.readline()
-        time.sleep(chance.uniform(0.0, 0.25))  # the moment of the accident
+        time.sleep(chance.uniform(0.0, moment_s))  # the moment of the accident
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
@@ -77,9 +108,13 @@ def test_a_kill_at_any_moment_leaves_what_the_standards_client_accepts(tmp_path:
         assert all(seen[role] >= version for role, version in versions.items())
         versions = seen
         assert client.target("models/cap-inspect/1.0.0.lkb") == good
+        now = {name for name in (f"cam-{number}" for number in range(7)) if look_at(name)}
+        assert assigned <= now
+        assigned = now
         repository.refresh()
         assert not list((repository.folder / ".scratch").iterdir())
         versions = client.versions()
+    assert ("director-00" in versions) == (most == 1)
 
 
 class _Full:
