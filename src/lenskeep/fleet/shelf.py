@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 from aiohttp import web
+from msgspec import Meta, Struct
 
 from lenskeep.errors import ConfigError, LenskeepError, UnknownNameError
 from lenskeep.fleet.config import Storage
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.opening import read_secret
 from lenskeep.trust.identity import write_durably
-from lenskeep.trust.names import METADATA, TARGETS
+from lenskeep.trust.names import DIRECTOR, METADATA, TARGETS, device_of, target_file
 
 log = logging.getLogger("lenskeep.fleet")
 
@@ -31,7 +33,28 @@ LOOK_S = 0.25  # at the folder
 ASK_S = 2.0  # the store, where no news came
 AGAIN_S = 5.0
 
+_LIST = re.compile(rf"{METADATA}/[0-9]+\.{DIRECTOR}(?:-[0-9a-f]{{2}})?\.json")
+
 Tell = Callable[[], Awaitable[None]]
+
+
+class _Hashes(Struct, frozen=True):
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class _Facts(Struct, frozen=True):
+    hashes: _Hashes
+
+
+class _Targets(Struct, frozen=True):
+    targets: dict[str, _Facts]
+
+
+class _Listing(Struct, frozen=True):
+    signed: _Targets
+
+
+_list = msgspec.json.Decoder(_Listing)
 
 
 class Blobs(Protocol):
@@ -67,6 +90,7 @@ class Shelf:
         self._folder = folder
         self._tell = tell
         self._put: set[str] = set()
+        self._taken: set[str] = set()
         self._here = self._there = 0
         self._asked = asyncio.Event()
 
@@ -141,13 +165,27 @@ class Shelf:
 
     async def _take(self) -> None:
         timestamp = await self._blobs.read(TIMESTAMP)
-        names = sorted(await self._blobs.names(ASSIGNMENTS)) + sorted(await self._blobs.names(METADATA))
-        for name in names:
+        there = await self._blobs.names(METADATA) - {TIMESTAMP}
+        names = await asyncio.to_thread(_lacking_in_thread, self._folder, there, self._put | self._taken)
+        metadata = {name: await self._blobs.read(name) for name in names}  # a number may be signed here too
+        for name in await self._assigned(metadata):
             path = self._folder / name
-            if name == TIMESTAMP or (name.startswith(TARGETS) and path.exists()):
-                continue  # a target's name is its digest; metadata of a number may have been signed here as well
-            await asyncio.to_thread(_write_in_thread, path, await self._blobs.read(name))
+            if not await asyncio.to_thread(path.exists):  # a target's name is its digest
+                await asyncio.to_thread(_write_in_thread, path, await self._blobs.read(name))
+        for name, data in metadata.items():
+            await asyncio.to_thread(_write_in_thread, self._folder / name, data)
         await asyncio.to_thread(_write_in_thread, self._folder / TIMESTAMP, timestamp)
+        self._taken.update(names)
+
+    async def _assigned(self, metadata: Mapping[str, bytes]) -> list[str]:
+        """Return the assignments that are to be there: at first all of the store, later those that new lists name."""
+        if not self._taken:
+            return sorted(await self._blobs.names(ASSIGNMENTS))
+        there: list[str] = []
+        for name, data in metadata.items():
+            if _LIST.fullmatch(name):
+                there += await asyncio.to_thread(_assignments_in_thread, data)
+        return there
 
     async def serve(self, request: web.Request, name: str, headers: dict[str, str]) -> web.StreamResponse:
         """Pass a file on from the store, or the part of it that is asked for. Raises: UnknownNameError."""
@@ -228,6 +266,20 @@ def _files_in_thread(folder: Path, part: str) -> list[str]:
     """Return the files of a part of the repository, in the order of their names."""
     found = (path for path in (folder / part).rglob("*") if path.is_file() and not path.is_symlink())
     return sorted(str(path.relative_to(folder)) for path in found if not path.name.startswith("."))
+
+
+def _lacking_in_thread(folder: Path, there: set[str], known: set[str]) -> list[str]:
+    """Return what is to be read from the store: what this replica has neither put there nor taken from there."""
+    return sorted(name for name in there if name not in known or not (folder / name).is_file())
+
+
+def _assignments_in_thread(data: bytes) -> list[str]:
+    """Return the files of the assignments that a list names."""
+    try:
+        listed = _list.decode(data).signed.targets
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
+    return [target_file(path, facts.hashes.sha256) for path, facts in listed.items() if device_of(path) is not None]
 
 
 def _write_in_thread(path: Path, data: bytes) -> None:

@@ -20,6 +20,10 @@ from lenskeep.fleet.repository import Repository
 from lenskeep.fleet.shelf import Shelf, open_shelf
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.opening import open_engine
+from lenskeep.trust.keeping.settings import Settings
+from lenskeep.trust.names import bin_of, device_path
+from tests.repositories import Repository as Signed
+from tests.repositories import StockClient
 
 BUNDLE = bytes(range(256)) * 9000  # above two chunks
 
@@ -157,3 +161,57 @@ async def test_a_store_that_is_away_or_refuses_is_a_clear_fault(engine: Engine, 
     assert "sesame" not in str(caught.value)
     with pytest.raises(ConfigError):
         await opened(Storage(blobs="ftp://x"), engine, tmp_path / "here")
+
+
+class _Asked:
+    """A store that notes what is read of it."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.names: list[str] = []
+        self._read, self._list = shelf._blobs.read, shelf._blobs.names
+        shelf._blobs.read, shelf._blobs.names = self.read, self.list  # type: ignore[method-assign]
+
+    async def read(self, name: str) -> bytes:
+        self.names.append(name)
+        return await self._read(name)
+
+    async def list(self, prefix: str) -> set[str]:
+        self.names.append(f"{prefix}/*")
+        return await self._list(prefix)
+
+
+async def test_a_replica_takes_the_lists_that_changed_and_their_new_assignments_alone(
+    address: str, storage: Storage, tmp_path: Path
+) -> None:
+    repository = Signed(tmp_path / "here", terms=Settings(devices_in_one_list_max=2))
+    repository.publisher("acme", "cap-*")
+    repository.release("cap-inspect", "1.0.0")
+    for number in range(4):
+        repository.assign(f"cam-{number}", main="cap-inspect@1.0.0")
+    async with open_engine(address, "", tmp_path / "fleet.sqlite", {}) as engine:
+        here = await opened(storage, engine, repository.folder)
+        there = await opened(storage, engine, tmp_path / "there")
+        repository.release("cap-inspect", "1.1.0")
+        repository.assign("cam-1", main="cap-inspect@1.1.0")
+        await here.settle()
+        asked = _Asked(there)
+        there._there = await there._version_there()
+        asked.names.clear()
+        await there.settle()
+        taken = [name for name in asked.names if name != "metadata/timestamp.json"]
+    mine = bin_of(device_path("cam-1"))
+    lists = [name for name in taken if "director" in name]
+    assert len(lists) == 1
+    assert lists[0].endswith(f".{mine}.json")
+    assert [name for name in taken if name.startswith("targets/")] == [
+        f"targets/devices/{name}" for name in newest_of(repository.folder, "cam-1")
+    ]
+    client = StockClient(tmp_path / "there", tmp_path / "client")
+    for number in range(4):
+        assert client.target(device_path(f"cam-{number}")) is not None
+
+
+def newest_of(folder: Path, device: str) -> list[str]:
+    """Return the file of a device's newest assignment."""
+    files = (folder / "targets/devices").glob(f"*.{device}.json")
+    return [max(files, key=lambda path: json.loads(path.read_bytes())["generation"]).name]
