@@ -3,8 +3,8 @@
 Rules. Plain JSON that no two readers understand differently, then the standard's shape with exact types, then the rules
 of the house, which are narrower than the standard: only P-256 keys, no key under two ids, thresholds that can be met,
 consistent snapshots, and each role within its own paths. `targets` speaks for publishers and the director, and the
-director for bins of its own list; nobody else for anybody. A signature makes none of this
-unnecessary: a role's key may be stolen, and the library that verifies was written for well-meant documents.
+director for bins of its own list; nobody else for anybody. A signature makes none of this unnecessary: a role's key may
+be stolen, and the library that verifies was written for well-meant documents.
 Not here: signatures, versions, expiry (client, proven).
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -111,7 +111,8 @@ class Status(Struct, frozen=True, kw_only=True):
 def status(work: Workspace, now_s: float) -> Status:
     """Look at everything; changes nothing. Raises: RepositoryFolderError, RepositoryDamagedError."""
     current = state.require(work)
-    roles = _roles(work, current)
+    lists = _lists(work, current)
+    roles = _roles(current, lists)
     shared = bins.shared(current.roles.get(DIRECTOR))
     return Status(
         roles=roles,
@@ -125,29 +126,30 @@ def status(work: Workspace, now_s: float) -> Status:
             for path, (role, target) in sorted(releases.listed(current).items())
         ],
         withdrawn=[_gone(path, facts) for path, facts in sorted(releases.withdrawn(current).items())],
-        devices=sum(len(one.targets.targets) for one in _lists(work, current)),
+        devices=sum(len(one.targets.targets) for one in lists),
         bins=len(bins.BINS) if shared else 0,
         problems=problems(work),
     )  # fmt: skip
 
 
-def _lists(work: Workspace, current: State) -> Iterator[Document]:
+def _lists(work: Workspace, current: State) -> list[Document]:
     """Return the lists of devices; one that is spoiled is among the problems."""
+    found = []
     for role in bins.listers(current.roles.get(DIRECTOR)):
         with contextlib.suppress(RepositoryDamagedError):
             document = bins.load(work, current, role)
-            if document is not None:
-                yield document
+            found += [] if document is None else [document]
+    return found
 
 
-def _roles(work: Workspace, current: State) -> list[RoleStatus]:
+def _roles(current: State, lists: Sequence[Document]) -> list[RoleStatus]:
     found = []
     if current.root is not None:
         found += [_role(current, role, current.root.root, []) for role in TOP_ROLES]
     if current.targets is not None:
         below = current.delegations.values()
         found += [_role(current, one.name, current.targets.targets, one.paths or []) for one in below]
-    ends = [one.expires_s for one in _lists(work, current)]
+    ends = [one.expires_s for one in lists]
     return [_with_bins(role, min([role.expires_s, *ends])) if role.role == DIRECTOR else role for role in found]
 
 

@@ -190,11 +190,11 @@ class Renewal:
     def _list(self) -> dict[str, MetaFile]:
         """Say what the snapshot has to list; what cannot be resolved stays as it was."""
         meta = dict(self._base_meta())
-        for document in (self._choice.targets, *self._choice.roles.values(), *self._new_bins()):
+        for document in (self._choice.targets, *self._new_bins(), *self._choice.roles.values()):
             before = meta.get(f"{document.role}.json")
             if before is not None and before.version > document.version:
                 continue
-            missing = self._missing(document)
+            missing = self._missing(document, meta)
             if missing is None or (before is not None and before.version == document.version):
                 meta[f"{document.role}.json"] = documents.meta_of(document)
             if missing is not None:
@@ -219,8 +219,10 @@ class Renewal:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def _missing(self, document: Document) -> str | None:
-        """Return the first target whose file is not there in its length."""
+    def _missing(self, document: Document, meta: dict[str, MetaFile]) -> str | None:
+        """Return the first target whose file is not there in its length, or the first bin that is not to be listed."""
+        if document.role == DIRECTOR and bins.shared(document):
+            return next((role for role in bins.BINS if f"{role}.json" not in meta), None)
         for path, target in document.targets.targets.items():
             if self._work.size_of(target_file(path, target.hashes.get("sha256", "?"))) != target.length:
                 return path

@@ -364,6 +364,24 @@ def test_a_fleet_grows_over_the_bound_while_it_assigns(tmp_path: Path) -> None:
     assert set(fleet.assigned_in_thread()) == set(numbers)
 
 
+def test_the_list_is_not_shared_out_to_a_bin_whose_files_are_missing(repository: Repository, devices: Devices) -> None:
+    assign(repository, *range(FEW))
+    lost = bin_of(device_path("cam-0"))
+    with writing(repository.folder) as work:
+        director.assign(work, {"cam-3": {"main": ("cap-inspect", "1.0.0")}}, repository.signers(), repository.now_s)
+        for path in (repository.folder / "targets/devices").glob("*.cam-0.json"):
+            path.rename(repository.folder / path.name)
+        settled = settling.settle(work, repository.signers(), repository.now_s)
+        work.commit()
+    assert any(lost in warning for warning in settled.warnings)
+    for path in repository.folder.glob("*.cam-0.json"):
+        path.rename(repository.folder / "targets/devices" / path.name)
+    assert devices.runs("cam-1") == (OLD, 1)
+    assert devices.runs("cam-3") is None  # everybody sees the whole list as it was
+    repository.refresh()
+    assert devices.runs("cam-3") == (OLD, 1)
+
+
 @pytest.mark.parametrize("value", ["-1", "true", "1.5", "'x'", "30000"])
 def test_a_bound_that_makes_no_sense_is_refused(repository: Repository, value: str) -> None:
     (repository.folder / SETTINGS).write_text(f"devices_in_one_list_max = {value}\n")
