@@ -9,10 +9,10 @@ a crowd of devices asks for at once when something new is signed, costs one look
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PREFIX = "/v1/repository"
 _METADATA = re.compile(r"(timestamp|[1-9][0-9]{0,9}\.[a-z0-9][a-z0-9-]{0,62})\.json")
 _TARGET = re.compile(r"(?:[a-z0-9][a-z0-9._-]{0,99}/){0,4}[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,99}")
 SMALL_BYTES = 1 << 20
-KEPT_FILES = 16  # the newest of each role, and what else was asked for last
+KEPT_BYTES = 16 << 20  # what was asked for last: the newest of each role, the lists of a large fleet among them
 _CONDITIONS = (hdrs.RANGE, hdrs.IF_RANGE, hdrs.IF_NONE_MATCH, hdrs.IF_MATCH, hdrs.IF_MODIFIED_SINCE,
                hdrs.IF_UNMODIFIED_SINCE)  # fmt: skip
 
@@ -57,6 +57,7 @@ class Repository:
         self._folder = folder
         self._elsewhere = elsewhere
         self._small: OrderedDict[Path, Small] = OrderedDict()
+        self._keeping = threading.Lock()
 
     def routes(self) -> list[web.RouteDef]:
         """Return the doors to it."""
@@ -115,10 +116,12 @@ class Repository:
         return known
 
     def _keep(self, name: Path, file: Small) -> None:
-        self._small[name] = file
-        while len(self._small) > KEPT_FILES:
-            with contextlib.suppress(KeyError):  # another thread was faster
-                self._small.popitem(last=False)
+        with self._keeping:
+            self._small.pop(name, None)
+            self._small[name] = file
+            kept = sum(len(each.data) for each in self._small.values())
+            while kept > KEPT_BYTES:
+                kept -= len(self._small.popitem(last=False)[1].data)
 
 
 def _stamp(seen: os.stat_result) -> tuple[int, int, int]:
