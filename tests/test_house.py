@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "lenskeep"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-GROUND = {"errors", "clock", "config", "lifecycle", "database", "sketch", "permissions", "policy"}
+GROUND = {"errors", "clock", "config", "lifecycle", "database", "sketch", "permissions", "policy", "systemd"}
 # Room -> our rooms that it may import. Down only.
 MAY_IMPORT = {
     "errors": set(),
     "clock": set(),
     "sketch": set(),
+    "systemd": set(),
     "permissions": set(),
     "policy": {"errors", "permissions"},
     "config": {"errors", "permissions", "policy"},

@@ -14,8 +14,8 @@ from lenskeep.clock import Clock
 from lenskeep.daemon import journal, memory
 from lenskeep.daemon.places import Places
 from lenskeep.daemon.pointers import start_from_pointers
-from lenskeep.daemon.systemd import Notifier
 from lenskeep.errors import ConfigError, LenskeepError
+from lenskeep.systemd import Notifier
 
 log = logging.getLogger("lenskeep.daemon")
 

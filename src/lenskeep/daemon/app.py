@@ -50,7 +50,6 @@ from lenskeep.daemon.stores import Stores, open_stores
 from lenskeep.daemon.supervisor import Supervisor
 from lenskeep.daemon.supply import Supply
 from lenskeep.daemon.sync import Sync
-from lenskeep.daemon.systemd import Notifier
 from lenskeep.daemon.timekeeper import Timekeeper
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
@@ -58,6 +57,7 @@ from lenskeep.daemon.views import Views
 from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.messages.control import CheckRequest
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
+from lenskeep.systemd import Notifier
 from lenskeep.trust.identity import device_id, load_or_replace_key
 
 log = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ from lenskeep.errors import ConfigError, LenskeepError
 from lenskeep.fleet import config as configs
 from lenskeep.fleet.app import serve
 from lenskeep.fleet.config import FleetConfig, FleetPlaces
+from lenskeep.systemd import Notifier
 
 log = logging.getLogger("lenskeep.fleet")
 
@@ -28,13 +30,20 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+    faulthandler.enable()  # the watchdog's SIGABRT then shows where the server hung
+    notifier = Notifier.from_environment()
     try:
         config = configs.load(arguments.config) if arguments.config else FleetConfig()
         places = FleetPlaces.find(config.storage, os.environ)
         os.umask(0o027)
         places.make()
         _make_room()
-        _run(serve(config, places, Clock(), lambda words: print(words, flush=True)))
+
+        def begun(words: str) -> None:
+            print(words, flush=True)
+            notifier.ready("serving")
+
+        _run(serve(config, places, Clock(), begun, notifier))
     except LenskeepError as error:
         log.critical("%s %s\nFix: %s", error.code, error, error.hint)
         return 78 if isinstance(error, ConfigError) else 1

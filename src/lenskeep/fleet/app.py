@@ -51,6 +51,7 @@ from lenskeep.fleet.survey import Survey
 from lenskeep.fleet.sync import Sync
 from lenskeep.fleet.telemetry import Telemetry, TelemetryRoom
 from lenskeep.fleet.views import Views
+from lenskeep.systemd import Notifier
 
 log = logging.getLogger("lenskeep.fleet")
 
@@ -61,7 +62,9 @@ RENEWAL_LOOK_S = 3600.0
 LEAD_S = 30.0  # after so long another replica conducts in the place of one that is gone
 
 
-async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: Callable[[str], None]) -> None:
+async def serve(
+    config: FleetConfig, places: FleetPlaces, clock: Clock, begun: Callable[[str], None], notifier: Notifier
+) -> None:
     """Build the fleet server and run it until it is told to stop; `begun` is told what a person should know then."""
     async with AsyncExitStack() as stack:
         authority, made = await asyncio.to_thread(open_authority, places.authority, clock, config.certificates.days)
@@ -126,9 +129,17 @@ async def serve(config: FleetConfig, places: FleetPlaces, clock: Clock, begun: C
             collect_gently(lambda: held.taken),
             Sites(rollouts).run(presence),
             *([shelf.run()] if shelf else []),
+            _feed_watchdog(notifier),
         ]
         await _until(stop, [asyncio.create_task(loop) for loop in loops])
         await presence.write()
+
+
+async def _feed_watchdog(notifier: Notifier) -> None:
+    """Say that the loop turns, while it does."""
+    while True:
+        notifier.watchdog()
+        await asyncio.sleep(notifier.watchdog_s / 4 or 60.0)
 
 
 async def _until(stop: asyncio.Event, loops: list[asyncio.Task[None]]) -> None:

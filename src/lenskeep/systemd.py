@@ -26,7 +26,7 @@ class Notifier:
         return cls(os.environ.pop("NOTIFY_SOCKET", None), os.environ.pop("WATCHDOG_USEC", None))
 
     def ready(self, status: str) -> None:
-        """Say that the control API answers and the slots are being served."""
+        """Say that the doors are open and everything is being served."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, text: str) -> None:
@@ -43,5 +43,5 @@ class Notifier:
 
     def _send(self, text: str) -> None:
         if self._socket is not None:
-            with contextlib.suppress(OSError):  # systemd restarting itself must not take the cameras' keeper down
+            with contextlib.suppress(OSError):  # systemd restarting itself must not take us down
                 self._socket.send(text.encode())
