@@ -78,6 +78,7 @@ class Device:
         self.config = folder / "device.toml"
         self.daemon: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
+        self.through: list[str] = []  # a program that starts the daemon, e.g. elsewhere in the network
         settings = {"source": "synthetic:ticks", "pace": "realtime", "fps": 50.0}
         settings |= {"probation_s": 1.0, "more": "", "slot": ""}
         self.config.write_text(CONFIG.format(folder=folder, **(settings | words)))
@@ -88,7 +89,7 @@ class Device:
         """Start the daemon and wait until it answers."""
         log = (self.folder / "daemon.log").open("ab")
         self.daemon = subprocess.Popen(
-            [sys.executable, "-m", "lenskeep.daemon", "--config", self.config],
+            [*self.through, sys.executable, "-m", "lenskeep.daemon", "--config", self.config],
             stdout=log, stderr=log, env=os.environ | self.environment,
         )  # fmt: skip
         log.close()

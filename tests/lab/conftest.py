@@ -11,17 +11,16 @@ from tests.lab import wheels
 from tests.lab.container import CannotBootError, Container, missing
 from tests.lab.host import Host
 
-RELEASES = {
-    "0.1.1": "",
-    "0.1.2": "",
-    "0.1.3": "import lenskeep.nowhere",
-    "0.1.4": "async def serve(*_): raise OSError('a disk that only the new release minds')",
-}
+ENDS = """
+def _end(*_): raise OSError("a disk that only the new release minds")
+globals()["_hear" if "_hear" in globals() else "_build"] = _end
+"""
+RELEASES = {"0.1.1": "", "0.1.2": "", "0.1.3": "import lenskeep.nowhere", "0.1.4": ENDS}
 
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with releases that work, one that cannot be loaded, and one whose daemon ends at once."""
+    """A folder with releases that work, one that cannot be loaded, and one that ends once its database is open."""
     if reason := missing():
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("releases")

@@ -114,6 +114,10 @@ class Container:
         assert fails == (done.returncode != 0), f"{words} ended with {done.returncode}\n{done.stdout}"
         return done.stdout.strip()
 
+    def network(self) -> list[str]:
+        """Return the words that start a program of this side in the container's network."""
+        return ["nsenter", f"--target={self._leader}", "--net", "--"]
+
     def path(self, inside: str) -> Path:
         """Return where this side sees a path of the container, sockets included."""
         return Path(f"/proc/{self._leader}/root{inside}")

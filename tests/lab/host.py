@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,12 @@ from tests.device import WAIT_S, bundle_bytes
 from tests.lab.container import Container, until
 
 UNIT = "lenskeep.service"
+MOUNT_IMAGE = """
+mkdir /image
+mount -t tmpfs -o size=2g image /image
+mkdir /image/changed /image/work /image/root
+mount -t overlay overlay -o lowerdir=/,upperdir=/image/changed,workdir=/image/work /image/root
+"""
 READ_LEDGER = """
 import json, sqlite3
 metrics = sqlite3.connect("file:/var/lib/lenskeep/metrics.sqlite?mode=ro", uri=True)
@@ -40,9 +48,17 @@ class Host:
     # --- the program --------------------------------------------------------------------------------------------
 
     def install(self, version: str, *words: str, fails: bool = False) -> str:
-        """Run the installer of the checkout with a release that was built before."""
+        """Run the installer of the checkout with a release that was built before; for the device without more words."""
         wheel = f"/releases/lenskeep-{version}-py3-none-any.whl"
         return self.run("/checkout/scripts/install", "--wheels", "/libraries", "--wheel", wheel, *words, fails=fails)
+
+    @contextmanager
+    def image(self) -> Iterator[str]:
+        """A system image that is mounted for a while."""
+        self.run("sh", "-ec", MOUNT_IMAGE)
+        yield "/image/root"
+        self.run("umount", "/image/root", "/image")
+        self.run("rmdir", "/image")
 
     def configure(self, text: str) -> None:
         """Write the configuration as an editor does: into the same file."""
@@ -100,9 +116,9 @@ class Host:
         """A property of a unit."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit)
 
-    def daemon(self) -> int:
+    def daemon(self, unit: str = UNIT) -> int:
         """The pid of the daemon, as the container counts; 0 when there is none."""
-        return int(self.show("MainPID"))
+        return int(self.show("MainPID", unit))
 
     def runner(self) -> int:
         """The pid of the slot's process; 0 when there is none."""
@@ -121,12 +137,12 @@ class Host:
         except OSError:
             return []
 
-    def another_daemon(self, than: int) -> int:
+    def another_daemon(self, than: int, unit: str = UNIT) -> int:
         """Wait until a new daemon serves, and return its pid."""
 
         def there() -> int:
-            pid = self.daemon()
-            return pid if pid not in (0, than) and self.show("ActiveState") == "active" else 0
+            pid = self.daemon(unit)
+            return pid if pid not in (0, than) and self.show("ActiveState", unit) == "active" else 0
 
         return until(there, "a new daemon serves")
 

@@ -5,6 +5,7 @@ One host, in this order: each test finds the host as the one before left it.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -28,12 +29,6 @@ name = "main"
 name = "cam-1"
 source = "synthetic:ticks"
 fps = 50.0
-"""
-MOUNT_IMAGE = """
-mkdir /image
-mount -t tmpfs -o size=2g image /image
-mkdir /image/changed /image/work /image/root
-mount -t overlay overlay -o lowerdir=/,upperdir=/image/changed,workdir=/image/work /image/root
 """
 QUICK = "[Service]\nWatchdogSec=3s\n"  # the tests need not wait fifteen
 
@@ -61,16 +56,13 @@ def test_installer_brings_a_bare_host_to_a_serving_daemon(host: Host) -> None:
 
 def test_an_image_is_installed_into_and_cleaned_again_without_touching_the_host(host: Host) -> None:
     daemon = host.daemon()
-    host.run("sh", "-ec", MOUNT_IMAGE)
-    host.install("0.1.2", "--root", "/image/root")
-    unit = "/image/root/usr/local/lib/systemd/system/lenskeep.service"
-    assert "ExecStart=/opt/lenskeep/0.1.2-" in host.path(unit).read_text()
-    assert host.run("systemctl", "--root=/image/root", "is-enabled", "lenskeep.service") == "enabled"
-    host.run("/checkout/scripts/uninstall", "--root", "/image/root", "--purge")
-    assert "lenskeep" not in host.run(
-        "sh", "-c", "ls /image/root/opt /image/root/etc /image/root/usr/local/bin /image/root/var/lib"
-    )
-    host.run("umount", "/image/root", "/image")
+    with host.image() as image:
+        host.install("0.1.2", "--root", image)
+        unit = host.path(f"{image}/usr/local/lib/systemd/system/lenskeep.service")
+        assert "ExecStart=/opt/lenskeep/0.1.2-" in unit.read_text()
+        assert host.run("systemctl", f"--root={image}", "is-enabled", "lenskeep.service") == "enabled"
+        host.run("/checkout/scripts/uninstall", "--root", image, "--purge")
+        assert "lenskeep" not in host.run("sh", "-c", f"cd {image} && ls opt etc usr/local/bin var/lib")
     assert host.daemon() == daemon
     assert "/0.1.1-" in host.show("ExecStart")
 
@@ -234,6 +226,22 @@ def test_a_daemon_that_does_not_come_up_after_an_upgrade_gives_way_to_the_one_be
     until(host.judges, "the daemon before serves again")
     assert host.client.status().version == "0.1.2"
     assert host.runner() == runner
+
+
+def test_a_fleet_comes_and_goes_beside_the_device_and_neither_touches_the_other(host: Host) -> None:
+    daemon, runner = host.daemon(), host.runner()
+    host.install("0.1.2", "--fleet")
+    assert host.show("ActiveState", "lenskeep-fleet") == "active"
+    assert host.run("readlink", "/usr/local/bin/lenskeep").startswith("/opt/lenskeep/")
+    assert host.run("readlink", "/usr/local/bin/lenskeep-fleet").startswith("/opt/lenskeep-fleet/")
+    said = host.run("lenskeep", "--json", "fleet", "token", host.client.identity().device)
+    token = json.loads(said)["data"]["token"]
+    assert "belongs to the fleet" in host.run("lenskeep", "enrol", "https://127.0.0.1:8443", "--token", token)
+    until(lambda: (fleet := host.client.status().fleet) and fleet.level, "the two speak with each other")
+    host.run("/opt/lenskeep-fleet/uninstall", "--purge")
+    assert (host.daemon(), host.runner()) == (daemon, runner)
+    assert not {path for path in host.container.changed("/etc", "/opt", "/usr", "/var/lib") if "lenskeep-fleet" in path}
+    assert "cam-1" in host.run("lenskeep", "status")
 
 
 def test_uninstaller_leaves_nothing_but_state_and_with_purge_nothing(host: Host) -> None:

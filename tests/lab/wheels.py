@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.lab.container import SYSTEM_PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
+LOCKS = ("requirements.lock", "requirements-fleet-replicas.lock")  # the fleet's smaller one is part of the last
 SOURCES = ("src", "config", "pyproject.toml", "README.md")
 
 
@@ -20,33 +21,39 @@ class NoWheelsError(Exception):
 
 
 def libraries() -> Path:
-    """Return a folder with the libraries that requirements.lock names, fetched once for each lock file.
+    """Return a folder with the libraries that the locks of device and fleet name, fetched once for each state of them.
 
     Raises: NoWheelsError without a network.
     """
-    digest = hashlib.sha256((ROOT / "requirements.lock").read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join((ROOT / lock).read_bytes() for lock in LOCKS)).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"lenskeep-lab-wheels-{digest}"
     if folder.is_dir():
         return folder
     part = folder.with_name(f"{folder.name}.{os.getpid()}")
     _run(SYSTEM_PYTHON, "-m", "venv", part / "venv")
-    _pip(
-        part,
-        "download",
-        "--only-binary=:all:",
-        "--require-hashes",
-        "-r",
-        ROOT / "requirements.lock",
-        "-d",
-        part / "libraries",
-    )
+    for lock in LOCKS:
+        _pip(
+            part,
+            "download",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--no-deps",
+            "-r",
+            ROOT / lock,
+            "-d",
+            part / "libraries",
+        )
     _pip(part, "install", "hatchling>=1.27")
     part.replace(folder)
     return folder
 
 
 def build(libraries_folder: Path, into: Path, version: str, spoil: str = "") -> Path:
-    """Build a wheel of this checkout under another version number; `spoil` is appended to the daemon's code."""
+    """Build a wheel of this checkout under another version number.
+
+    Args:
+        spoil: code that is appended to the daemon's and to the fleet's; such a release also has a database of its own shape.
+    """
     source = into / f"source-{version}"
     source.mkdir(parents=True)
     for name in SOURCES:
@@ -58,8 +65,9 @@ def build(libraries_folder: Path, into: Path, version: str, spoil: str = "") -> 
     lines = project.read_text().splitlines(keepends=True)
     project.write_text("".join(f'version = "{version}"\n' if line.startswith("version = ") else line for line in lines))
     if spoil:
-        app = source / "src/lenskeep/daemon/app.py"
-        app.write_text(f"{app.read_text()}\n{spoil}\n")
+        for app in (source / "src/lenskeep/daemon/app.py", source / "src/lenskeep/fleet/app.py"):
+            app.write_text(f"{app.read_text()}\n{spoil}\n")
+        (source / "src/lenskeep/fleet/store/schema/0999_later.sql").write_text("CREATE TABLE later (a INTEGER);\n")
     _pip(libraries_folder, "wheel", "--no-build-isolation", "--no-deps", "-w", into, source)
     return next(into.glob(f"lenskeep-{version}-*.whl"))
 
