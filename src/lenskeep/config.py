@@ -27,6 +27,8 @@ _DEVICE_ID = r"^([a-z0-9][a-z0-9-]{0,62})?$"
 _SOURCE = r"^(v4l2:|rtsp://|rtsps://|http://|https://|file:|folder:|synthetic:).+"
 _ADDRESS = r"^(https?://[^\s?#]+)?$"
 NEIGHBOUR = r"^http://[A-Za-z0-9.\-]{1,253}(:[0-9]{1,5})?$"
+NO_PROXY = "none"
+_PROXY = r"^(none|http://([A-Za-z0-9.\-]{1,253}|\[[0-9a-fA-F:.]{2,45}\])(:[0-9]{1,5})?/?)?$"
 _TIMES = r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$"
 _LISTED = r"^[a-z0-9][a-z0-9-]{0,62}@([0-9a-z.\-]{1,60}|sha256:[0-9a-f]{64})$"
 # What a person is told instead of the pattern.
@@ -34,6 +36,7 @@ _IN_WORDS = {
     _PLACE: "up to 31 lower-case letters, digits and hyphens",
     _DEVICE_ID: "up to 63 lower-case letters, digits and hyphens",
     NEIGHBOUR: "an address like http://cam-2:8418",
+    _PROXY: 'an address like http://proxy.example:3128 without a login, or "none"',
     _TIMES: "a time of day like 22:00-05:00",
     _LISTED: "NAME@VERSION or NAME@sha256:DIGEST",
     _ADDRESS: "an address like https://fleet.example:8443",
@@ -101,6 +104,8 @@ class Fleet(_Section, frozen=True, kw_only=True):
     """[fleet]"""
 
     url: Annotated[str, Meta(pattern=_ADDRESS)] = ""
+    proxy: Annotated[str, Meta(pattern=_PROXY)] = ""
+    proxy_login: Annotated[str, Meta(max_length=512)] = ""
     poll_s: Positive = 60.0
     wait_s: Annotated[float, Meta(ge=0.0, le=120.0)] = 50.0
     outbox_mb: Annotated[int, Meta(ge=1, le=4096)] = 32

@@ -1277,6 +1277,38 @@ class MeteredBudgetError(PeerError):
     retryable = True
 
 
+class ProxyUnreachableError(PeerError):
+    """The proxy on the way to the fleet does not answer.
+
+    The configuration or the environment names a forward proxy, and that cannot be reached. Everything here goes on; it
+    is asked again.
+    """
+
+    code = "LK-7010"
+    hint = "Check fleet.proxy in the configuration, and that the proxy is up: lenskeep config get fleet."
+
+
+class ProxyRefusesError(PeerError):
+    """The proxy on the way to the fleet does not let this device through.
+
+    It asks for a login (407) or its rules forbid the address or the port (403). Nothing was said to the fleet.
+    """
+
+    code = "LK-7011"
+    hint = "Check fleet.proxy_login, and ask the network's people to allow CONNECT to the fleet's address and port."
+
+
+class ProxyAnswerError(PeerError):
+    """The proxy on the way to the fleet answers with something that is no way through.
+
+    A web page, a redirect, or something that is not TLS: a sign-in page, a device that opens connections, or another
+    server than a proxy. Nothing was said to the fleet.
+    """
+
+    code = "LK-7012"
+    hint = "Check fleet.proxy; exempt the fleet's address from sign-in pages and from what opens TLS."
+
+
 class StoreUnreachableError(PeerError):
     """The fleet's database does not answer.
 

@@ -54,6 +54,7 @@ from lenskeep.daemon.timekeeper import Timekeeper
 from lenskeep.daemon.trustees import Idempotency, Keys, Tokens
 from lenskeep.daemon.trustkeeper import TrustKeeper, find_root
 from lenskeep.daemon.views import Views
+from lenskeep.daemon.way import Way
 from lenskeep.daemon.withdrawals import Withdrawals
 from lenskeep.messages.control import CheckRequest
 from lenskeep.registry.blobs import MEBIBYTE, Blobs
@@ -185,7 +186,8 @@ async def _oneself(
     device = device_id(places.identity, config.device.id, platform.node())
     key, lost = await asyncio.to_thread(load_or_replace_key, places.identity, _credentials())
     stores.notes.extend([lost] if lost is not None else [])
-    identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url)
+    way = Way.of(config.fleet)
+    identity = Identity(device, key, places.identity, _credentials(), database, clock, config.fleet.url, way)
     record = Record(database, clock, key, device, places.record_head, stores.notes)
     trust = TrustKeeper(
         database, clock, places.trust, device, find_root(config.trust.root, config_folder, places.trust)

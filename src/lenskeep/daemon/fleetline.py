@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
+from lenskeep.daemon.way import Way
 from lenskeep.errors import (
     FleetAnswerError,
     FleetNotProvenError,
@@ -28,19 +29,24 @@ from lenskeep.messages.control import Problem
 
 ANSWER_BYTES_MAX = 64 << 10
 CONNECT_S, TOTAL_S = 10.0, 30.0
+_OPENED = (
+    "A proxy that opens TLS shows a certificate of its own: have the fleet's address exempted from that. Otherwise"
+    " compare the fingerprint with the operator (lenskeep fleet ca show); do not go on if they differ."
+)
 T = TypeVar("T", bound=Struct)
 
 
-async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None = None) -> T:
+async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None = None, way: Way | None = None) -> T:
     """Ask the fleet once: GET, or POST with a body. Raises: what the fleet refuses with, PeerError, IdentityError."""
     limits = aiohttp.ClientTimeout(total=TOTAL_S, sock_connect=CONNECT_S)
+    way = way or Way()
     connector = aiohttp.TCPConnector(ssl=tls, force_close=True)
-    with translated(url):
+    with translated(url, way):
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=limits, trust_env=True) as session,
+            way.session(connector, timeout=limits) as session,
             session.request(
                 "GET" if body is None else "POST", url, data=body, allow_redirects=False,
-                headers={"Accept-Encoding": "identity", "Content-Type": "application/json"},
+                **way.words(url, {"Accept-Encoding": "identity", "Content-Type": "application/json"}),
             ) as answer,
         ):  # fmt: skip
             data = await read_answer(answer)
@@ -53,15 +59,20 @@ async def ask(url: str, tls: ssl.SSLContext, type_: type[T], body: bytes | None 
 
 
 @contextmanager
-def translated(url: str) -> Iterator[None]:
+def translated(url: str, way: Way) -> Iterator[None]:
     """Turn what the connection met into ours. Raises: FleetNotProvenError, PeerError, UnlistedDeviceError."""
     try:
         yield
     except (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError) as error:
-        raise FleetNotProvenError(f"{url}: {why(error)}. Nothing was sent.") from error
+        told = f"{url}: {why(error)}. Nothing was sent."
+        if way.proxy:
+            raise FleetNotProvenError(f"{told} The way goes through {way.proxy}.", hint=_OPENED) from error
+        raise FleetNotProvenError(told) from error
     except TimeoutError as error:
         raise FleetUnreachableError(f"{url} did not answer in time.") from error
     except (aiohttp.ClientError, OSError) as error:
+        if (fault := way.fault(error, url)) is not None:
+            raise fault from error
         if "alert" in str(error).lower():
             raise UnlistedDeviceError(f"{url} did not accept this device's certificate: {why(error)}.") from error
         raise FleetUnreachableError(f"{url} cannot be reached: {why(error)}.") from error

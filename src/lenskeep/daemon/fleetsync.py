@@ -2,8 +2,9 @@
 
 Rules. One call after the other, on one held connection; when something happens while the fleet holds its answer, a
 second call tells it at once. The fleet says when to call again, and whoever is sent away comes back no sooner than he
-was told; without an answer the pauses grow, and are spread. A signed report goes along only when what it says has
-changed, or when the fleet has another one. Whatever is said may be said twice: records have numbers, commands have ids.
+was told; without an answer the pauses grow, and are spread. A connection that is cut while it is held is dialled again
+at once. A signed report goes along only when what it says has changed, or when the fleet has another one. Whatever is
+said may be said twice: records have numbers, commands have ids.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import ssl
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -21,12 +23,13 @@ from lenskeep.config import Fleet
 from lenskeep.daemon.commands import Commands
 from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.outbox import Outbox
+from lenskeep.daemon.patience import Patience
 from lenskeep.daemon.problems import fault_check
 from lenskeep.daemon.reporter import Reporter
 from lenskeep.daemon.standing import Standing
 from lenskeep.daemon.sync import Sync
 from lenskeep.daemon.syncline import SyncLine
-from lenskeep.errors import FleetBusyError, LenskeepError
+from lenskeep.errors import FleetBusyError, FleetUnreachableError, LenskeepError
 from lenskeep.messages.control import Check
 from lenskeep.messages.identity import FleetView
 from lenskeep.messages.sync import Answer, Call, SlotNow
@@ -35,11 +38,16 @@ log = logging.getLogger(__name__)
 
 MEMBER_LOOK_S = 1.0  # how often a device that belongs to no fleet looks whether it does now
 SOON_S = 0.1  # what happens within this is told together
+DIAL_AGAIN_S = 1.0
 BACK_OFF_S = 2.0
 BACK_OFF_PACES = 5.0  # at most so many paces apart
 REPORT_AGAIN_S = 600.0  # one that was refused
 TELL_AGAIN_S = 30.0
 NEXT_S_MAX = 3600.0
+
+
+class _CutError(Exception):
+    """The connection broke while the fleet held its answer. For this module; no person meets it."""
 
 
 class _Told(Struct, kw_only=True):
@@ -75,7 +83,8 @@ class FleetSync:
         self._sync = sync
         self._commands = commands
         self._clock = clock
-        self._line = SyncLine(identity.device)
+        self._line = SyncLine(identity.device, identity.way)
+        self._patience = Patience(settings.wait_s, clock)
         self._soon = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._told = _Told()
@@ -115,7 +124,9 @@ class FleetSync:
         if view is None or view.heard_s is None:
             return []
         text = f"last heard {view.heard_s:.0f} s ago, {view.waiting} records waiting"
-        return [Check(name="fleet", passed=True, text=text + (f", {view.dropped} dropped" if view.dropped else ""))]
+        text += f", {view.dropped} dropped" if view.dropped else ""
+        text += f", {words}" if (words := self._patience.words()) else ""
+        return [Check(name="fleet", passed=True, text=text)]
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -130,6 +141,8 @@ class FleetSync:
                 try:
                     pause_s, urgent = await self._round(), True
                     failed, self._fault = 0, None
+                except _CutError:  # a habit of the way, or a fleet that is started again
+                    pause_s, urgent = random.uniform(0.0, DIAL_AGAIN_S), False  # noqa: S311 - as below
                 except FleetBusyError:  # there, and with others: no fault of anybody
                     failed += 1
                     pause_s, urgent = self._line.after_s * random.uniform(1.0, 1.2), False  # noqa: S311 - as below
@@ -169,7 +182,7 @@ class FleetSync:
             await self._reporter.send()  # whole, so that a device whose registry was put back learns of it
             self._spoken = True
         self._soon.clear()
-        held: asyncio.Task[float] = asyncio.create_task(self._call(0.0 if self._behind else self._settings.wait_s))
+        held: asyncio.Task[float] = asyncio.create_task(self._call(0.0 if self._behind else self._patience.wait_s()))
         try:
             while not held.done():
                 stirred = asyncio.create_task(self._soon.wait())
@@ -197,9 +210,22 @@ class FleetSync:
             slots=slots if slots != self._told.slots else [], records=records, outbox=name,
             after=after if name else None, done=done, wait_s=wait_s,
         )  # fmt: skip
-        answer = await self._line.ask(fleet, context, call)
+        answer = await self._ask(fleet, context, call)
         async with self._one_at_a_time:
             return await self._take(call, slots, report, answer)
+
+    async def _ask(self, fleet: str, context: ssl.SSLContext, call: Call) -> Answer:
+        """Put a call through. Raises: _CutError when it broke while the fleet held it."""
+        began_s = self._clock.monotonic_s()
+        try:
+            answer = await self._line.ask(fleet, context, call)
+        except FleetUnreachableError as error:
+            if call.wait_s and self._patience.cut(self._clock.monotonic_s() - began_s):
+                raise _CutError from error
+            raise
+        if call.wait_s:
+            self._patience.answered(self._clock.monotonic_s() - began_s)
+        return answer
 
     async def _take(self, call: Call, slots: list[SlotNow], report: _Signed | None, answer: Answer) -> float:
         """Take an answer."""

@@ -24,6 +24,7 @@ from lenskeep.bundle.keys import PrivateKey
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.daemon import fleetline
 from lenskeep.daemon.problems import fault_check
+from lenskeep.daemon.way import Way
 from lenskeep.database import Database
 from lenskeep.errors import (
     CertificateError,
@@ -75,8 +76,9 @@ class Identity:
 
     def __init__(
         self, device: str, key: PrivateKey, folder: Path, credentials: Path | None, database: Database, clock: Clock,
-        configured_fleet: str,
+        configured_fleet: str, way: Way | None = None,
     ) -> None:  # fmt: skip
+        self.way = way or Way()  # how its fleet is reached
         self.device = device
         self.key = key
         self.fault: LenskeepError | None = None  # why the last renewal did not succeed
@@ -156,7 +158,7 @@ class Identity:
         """Enrol at a fleet. Raises: FleetNotProvenError before anything is sent, and what the fleet refuses with."""
         invited, url = invitation.read(ask.token), ask.url.rstrip("/")
         async with self._changing, self._recording_refusal(by, f"enrol at {url}"):
-            shown = await fleetline.ask(f"{url}/v1/authority", tls.unproven_context(), AuthorityView)
+            shown = await fleetline.ask(f"{url}/v1/authority", tls.unproven_context(), AuthorityView, way=self.way)
             authority = await asyncio.to_thread(_authority_in_thread, shown.certificate)
             said = ask.authority_fingerprint
             if not invited.names_authority(authority) or (said and not identity.same_fingerprint(said, authority)):
@@ -167,7 +169,7 @@ class Identity:
             csr = (await self.request()).csr
             body = EnrolmentRequest(device=self.device, token=ask.token.strip(), csr=csr)
             pinned = tls.fleet_context(shown.certificate, self._clock)
-            answer = await fleetline.ask(f"{url}/v1/enrolment", pinned, Enrolled, msgspec.json.encode(body))
+            answer = await fleetline.ask(f"{url}/v1/enrolment", pinned, Enrolled, msgspec.json.encode(body), self.way)
             await self._install(answer.certificate, shown.certificate, url, by, "enrol")
         return self.view()
 
@@ -213,7 +215,7 @@ class Identity:
                 raise NotEnrolledError("This device belongs to no fleet that it could ask.")
             body = msgspec.json.encode(CertificateAsk(csr=(await self.request()).csr))
             url = f"{self.fleet}/v1/devices/{self.device}/certificate"
-            answer = await fleetline.ask(url, context, Enrolled, body)
+            answer = await fleetline.ask(url, context, Enrolled, body, self.way)
             await self._install(answer.certificate, member.authority, member.fleet, "daemon", "renew")
 
     async def run(self) -> None:
@@ -272,7 +274,8 @@ class Identity:
 
     async def _send(self, context: ssl.SSLContext, make: MakeReport) -> ReportAnswer:
         _, data = await self.signed_report(make)
-        return await fleetline.ask(f"{self.fleet}/v1/devices/{self.device}/reports", context, ReportAnswer, data)
+        url = f"{self.fleet}/v1/devices/{self.device}/reports"
+        return await fleetline.ask(url, context, ReportAnswer, data, self.way)
 
     # --- the file -------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 from lenskeep.clock import Clock
-from lenskeep.config import NEIGHBOUR
+from lenskeep.config import NEIGHBOUR, NO_PROXY
 from lenskeep.daemon.allowance import Allowance
 from lenskeep.daemon.sources import HttpSource, NoRangeError, Pace, open_session
+from lenskeep.daemon.way import Way
 from lenskeep.errors import LenskeepError
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Neighbour:
     async def piece(self, offset: int, length: int) -> AsyncIterator[bytes]:
         """Yield so many bytes of the file; they cost no budget. Raises: PeerError, TrustError, NoRangeError."""
         try:
-            async with open_session(direct=True) as session:
+            async with open_session(Way(NO_PROXY)) as session:
                 source = HttpSource(session, f"{self.name.rstrip('/')}{PATH}", pace=NEAR)
                 async with aclosing(source.stream(self._target, offset, length)) as chunks:  # type: ignore[type-var]
                     async for chunk in chunks:

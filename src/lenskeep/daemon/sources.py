@@ -21,11 +21,13 @@ import aiohttp
 from msgspec import Struct
 
 from lenskeep.daemon.fleetline import fault_of, read_answer
+from lenskeep.daemon.way import Way
 from lenskeep.errors import (
     FleetAnswerError,
     FleetUnreachableError,
     LenskeepError,
     MetadataTooLargeError,
+    ProxyRefusesError,
     SourceError,
     SourceTooSlowError,
 )
@@ -71,11 +73,11 @@ class RepositorySource(Protocol):
         ...
 
 
-def open_session(*, direct: bool = False) -> aiohttp.ClientSession:
+def open_session(way: Way | None = None) -> aiohttp.ClientSession:
     """Open a session to fetch through. What a socket holds for a reader that dies is lost: so it may hold little.
 
     Args:
-        direct: past the proxy that the environment names.
+        way: how the server is reached; without one, as the environment says.
     """
 
     def socket_of(address: tuple[Any, ...]) -> socket.socket:
@@ -85,16 +87,18 @@ def open_session(*, direct: bool = False) -> aiohttp.ClientSession:
         return made
 
     connector = aiohttp.TCPConnector(socket_factory=socket_of)
-    return aiohttp.ClientSession(connector=connector, auto_decompress=False, trust_env=not direct)
+    return (way or Way()).session(connector, auto_decompress=False)
 
 
 class HttpSource:
     """A repository on a server. Args: `base` = its address; `tls` = how the server is known and we to it."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, base: str, tls: ssl.SSLContext | None = None, pace: Pace | None = None
-    ) -> None:
+        self, session: aiohttp.ClientSession, base: str, tls: ssl.SSLContext | None = None, pace: Pace | None = None,
+        way: Way | None = None,
+    ) -> None:  # fmt: skip
         self.name = base
+        self._way = way or Way()
         self._pace = pace or Pace()
         self._waited_s, self._got = 0.0, 0
         self._session = session
@@ -168,15 +172,20 @@ class HttpSource:
         try:
             async with asyncio.timeout(self._pace.connect_s + self._pace.silence_s):
                 answer = await self._session.get(
-                    f"{self._base}/{name}", headers=headers | {"Accept-Encoding": "identity"}, allow_redirects=False,
-                    timeout=limits, ssl=self._tls if self._tls is not None else True,
+                    f"{self._base}/{name}", allow_redirects=False, timeout=limits,
+                    ssl=self._tls if self._tls is not None else True,
+                    **self._way.words(self._base, headers | {"Accept-Encoding": "identity"}),
                 )  # fmt: skip
             self._waited_s += time.monotonic() - began
             async with answer:
+                if answer.status == 407:  # by plain HTTP the proxy speaks in the server's place
+                    raise ProxyRefusesError(f"The proxy on the way to {self.name} asks for a login that it accepts.")
                 yield answer
         except TimeoutError as error:
             raise SourceTooSlowError(f"{self.name} did not answer in time for {name}.") from error
         except aiohttp.ClientError as error:
+            if (fault := self._way.fault(error, self.name)) is not None:
+                raise fault from error
             raise FleetUnreachableError(f"{self.name} cannot be read: {error}.") from error
 
     async def _paced(self, answer: aiohttp.ClientResponse, name: str) -> AsyncIterator[bytes]:

@@ -215,8 +215,9 @@ class Sync:
     async def http(self) -> AsyncIterator[HttpSource]:
         """Open the repository's own server as a source."""
         ours = bool(self._identity.fleet) and self.address.startswith(f"{self._identity.fleet}/")
-        async with open_session() as session:  # another server than the fleet's is known by the system's authorities
-            yield HttpSource(session, self.address, self._identity.tls() if ours else None)
+        # another server than the fleet's is known by the system's authorities
+        async with open_session(self._identity.way) as session:
+            yield HttpSource(session, self.address, self._identity.tls() if ours else None, way=self._identity.way)
 
 
 def assignment_view(one: Assigned) -> AssignmentView:

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from lenskeep.bundle.keys import load_private_key
+from lenskeep.credentials import read_secret
 from lenskeep.errors import ConfigError, ConflictError, LenskeepError, RequestError, StorageError
 from lenskeep.fleet import config as configs
 from lenskeep.fleet.authority import AUTHORITY_CERTIFICATE, AUTHORITY_KEY
@@ -26,7 +27,7 @@ from lenskeep.fleet.config import FleetConfig, FleetPlaces
 from lenskeep.fleet.store import backup
 from lenskeep.fleet.store.copying import Tally, copy
 from lenskeep.fleet.store.engine import Engine
-from lenskeep.fleet.store.opening import SCHEMA, SQLITE, open_engine, read_secret
+from lenskeep.fleet.store.opening import SCHEMA, SQLITE, open_engine
 from lenskeep.fleet.store.sqlite import open_sqlite
 from lenskeep.trust.identity import write_durably
 

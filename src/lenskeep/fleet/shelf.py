@@ -18,10 +18,10 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from lenskeep.credentials import read_secret
 from lenskeep.errors import ConfigError, LenskeepError, UnknownNameError
 from lenskeep.fleet.config import Storage
 from lenskeep.fleet.store.engine import Engine
-from lenskeep.fleet.store.opening import read_secret
 from lenskeep.trust.identity import write_durably
 from lenskeep.trust.names import DIRECTOR, METADATA, TARGETS, device_of, target_file
 

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lenskeep.credentials import read_secret
 from lenskeep.errors import ConfigError, RegistryCorruptError
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.sqlite import open_sqlite
 
 SCHEMA = "lenskeep.fleet.store.schema"
 SQLITE = "sqlite"
-_SECRET_BYTES_MAX = 4096
 
 
 @asynccontextmanager
@@ -65,25 +65,3 @@ def check_address(database: str) -> None:
             "storage.database: a password does not belong into the address; addresses are shown and logged.",
             hint='Put it into a file and name that: database_password = "/etc/lenskeep-fleet/database.password".',
         )
-
-
-def read_secret(word: str, environment: Mapping[str, str], key: str) -> str:
-    """Read a secret from a file, `credential:NAME` or `env:NAME`. Raises: ConfigError, which does not repeat it."""
-    kind, _, name = word.partition(":")
-    if kind == "env":
-        if not environment.get(name):
-            raise ConfigError(f"{key}: the environment has no {name}.")
-        return environment[name]
-    path = Path(word)
-    if kind == "credential":
-        folder = environment.get("CREDENTIALS_DIRECTORY")
-        if not folder or not name or "/" in name or name in (".", ".."):
-            raise ConfigError(f"{key}: there is no systemd credential {name!r} here.")
-        path = Path(folder) / name
-    try:
-        secret = path.read_bytes()[:_SECRET_BYTES_MAX].decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key}: {path} cannot be read.") from error
-    if not secret:
-        raise ConfigError(f"{key}: {path} is empty.")
-    return secret
