@@ -72,9 +72,11 @@ class Postgres:
         )
         assert done.returncode == 0, done.stdout.decode()
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """Start it; `more` are settings, e.g. "ssl=on"."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
         options += " -c max_connections=60" + ("" if self.durable else " -c fsync=off")
+        options += "".join(f" -c {setting}" for setting in more)
         with (self.folder / "out").open("ab") as out:
             user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
             words = [
@@ -98,6 +100,13 @@ class Postgres:
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def own(self, path: Path, mode: int) -> None:
+        """Give a file to the server's user."""
+        path.chmod(mode)
+        if os.getuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(path, user.pw_uid, user.pw_gid)
 
     def kill(self) -> None:
         """kill -9, of the server and of what it started."""

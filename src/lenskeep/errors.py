@@ -1320,6 +1320,17 @@ class StoreUnreachableError(PeerError):
     hint = "Look at the database server and at [storage] database in the fleet's configuration."
 
 
+class StoreNotProvenError(StoreUnreachableError):
+    """The fleet's database did not prove that it is the one that is meant, or does not accept the fleet.
+
+    Its certificate was made by another authority or for another name, it speaks no TLS, or it refuses the fleet's own
+    certificate. No password and no data were sent; devices keep what they have to tell and ask again.
+    """
+
+    code = "LK-7045"
+    hint = "Look at [storage] database_ca in the fleet's configuration, and at the database's certificate."
+
+
 class StoreBusyError(PeerError):
     """Another replica of the fleet changed the same thing at the same time.
 

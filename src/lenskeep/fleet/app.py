@@ -66,19 +66,20 @@ async def serve(
     config: FleetConfig, places: FleetPlaces, clock: Clock, begun: Callable[[str], None], notifier: Notifier
 ) -> None:
     """Build the fleet server and run it until it is told to stop; `begun` is told what a person should know then."""
+    kept = config.storage
     async with AsyncExitStack() as stack:
         authority, made = await asyncio.to_thread(open_authority, places.authority, clock, config.certificates.days)
         database = await stack.enter_async_context(
-            open_engine(config.storage.database, config.storage.database_password, places.database, os.environ)
+            open_engine(kept.database, kept.database_password, places.database, os.environ, kept.proofs())
         )
         store = Store(database)
         admission = Admission(store, authority, clock, tries_per_minute=config.limits.enrolments_per_minute)
         reports = Reports(store, clock, kept=config.limits.reports_kept)
-        shelf = await open_shelf(config.storage, database, places.repository, os.environ)
+        shelf = await open_shelf(kept, database, places.repository, os.environ)
         repository = Repository(places.repository, shelf.serve if shelf else None)
         seconds = config.limits.request_s_max
         intake_store, telemetry = IntakeStore(database), TelemetryStore(database)
-        presence = Presence(intake_store, places.repository, clock, alone=config.storage.database == SQLITE)
+        presence = Presence(intake_store, places.repository, clock, alone=kept.database == SQLITE)
         intake = Intake(intake_store, clock)
         sync = Sync(store, intake_store, intake, presence, reports, config.sync, clock)
         devices = DeviceDoor(admission, reports, repository, authority, sync, request_s_max=seconds)
@@ -106,10 +107,7 @@ async def serve(
         if config.operators.port:
             await _open(operator_runner, "operators.port", "127.0.0.1", config.operators.port)
         if config.devices.plain_port:
-            plain = web.Application(middlewares=[guard])
-            plain.add_routes(repository.routes())
-            address, port = config.devices.address, config.devices.plain_port
-            await _open(await _runner(stack, plain, config.limits.idle_s_max), "devices.plain_port", address, port)
+            await _open_plain(stack, config, repository)
         await conductor.begin()
         door = await _runner(stack, devices.app(), config.limits.idle_s_max)
         held = HeldConnections(_factory(door), context, config.sync.connections_per_second)
@@ -218,6 +216,14 @@ async def _open(runner: web.AppRunner, key: str, address: str, port: int, contex
     except OSError as error:
         raise ConfigError(f"{key}: {address}:{port} cannot be opened: {error.strerror or error}.") from error
     return int(runner.addresses[-1][1])
+
+
+async def _open_plain(stack: AsyncExitStack, config: FleetConfig, repository: Repository) -> None:
+    """Serve the repository alone, without TLS."""
+    plain = web.Application(middlewares=[guard])
+    plain.add_routes(repository.routes())
+    runner = await _runner(stack, plain, config.limits.idle_s_max)
+    await _open(runner, "devices.plain_port", config.devices.address, config.devices.plain_port)
 
 
 async def _open_socket(stack: AsyncExitStack, runner: web.AppRunner, path: Path) -> None:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 
 from lenskeep.config import read_toml
 from lenskeep.errors import ConfigError
+from lenskeep.fleet.store.proving import Proofs
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -33,11 +34,18 @@ class Storage(_Section, frozen=True, kw_only=True):
     repository: str = ""
     database: str = "sqlite"
     database_password: str = ""
+    database_ca: str = ""
+    database_certificate: str = ""
+    database_key: str = ""
     blobs: str = "folder"
     blobs_endpoint: str = ""
     blobs_region: str = "us-east-1"
     blobs_key_id: str = ""
     blobs_secret: str = ""
+
+    def proofs(self) -> Proofs:
+        """Return how the database and the fleet prove themselves to each other."""
+        return Proofs(self.database_ca, self.database_certificate, self.database_key)
 
 
 class Devices(_Section, frozen=True, kw_only=True):

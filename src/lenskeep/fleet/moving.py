@@ -118,7 +118,9 @@ class Mover:
 
     @asynccontextmanager
     async def _open(self, database: str, password: str) -> AsyncIterator[Engine]:
-        async with open_engine(database, password, self._places.database, os.environ) as engine:
+        async with open_engine(
+            database, password, self._places.database, os.environ, self._config.storage.proofs()
+        ) as engine:
             yield engine
 
     def _refuse_served(self) -> None:

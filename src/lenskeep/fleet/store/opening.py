@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 from lenskeep.credentials import read_secret
 from lenskeep.errors import ConfigError, RegistryCorruptError
 from lenskeep.fleet.store.engine import Engine
+from lenskeep.fleet.store.proving import Proofs
 from lenskeep.fleet.store.sqlite import open_sqlite
 
 SCHEMA = "lenskeep.fleet.store.schema"
@@ -18,7 +20,7 @@ SQLITE = "sqlite"
 
 @asynccontextmanager
 async def open_engine(
-    database: str, password: str, path: Path, environment: Mapping[str, str]
+    database: str, password: str, path: Path, environment: Mapping[str, str], proofs: Proofs | None = None
 ) -> AsyncIterator[Engine]:
     """Open the fleet's memory.
 
@@ -26,6 +28,7 @@ async def open_engine(
         database: "sqlite", or an address of PostgreSQL without a password.
         password: where the password is, as `read_secret` takes it.
         path: the file, for SQLite.
+        proofs: how both prove themselves by TLS; for PostgreSQL.
     Raises: ConfigError, RegistryCorruptError, StorageError, StoreUnreachableError.
     """
     if database == SQLITE:
@@ -47,7 +50,8 @@ async def open_engine(
             hint="Install them: pip install 'lenskeep[fleet,fleet-replicas]'.",
         ) from error
     secret = read_secret(password, environment, "storage.database_password") if password else None
-    async with open_postgres(database, secret, SCHEMA) as server:
+    context = await asyncio.to_thread((proofs or Proofs()).context, database, environment)
+    async with open_postgres(database, secret, SCHEMA, context) as server:
         yield server
 
 

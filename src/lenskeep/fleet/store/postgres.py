@@ -29,7 +29,7 @@ from lenskeep.errors import (
     StoreBusyError,
     StoreUnreachableError,
 )
-from lenskeep.fleet.store import dialect
+from lenskeep.fleet.store import dialect, proving
 from lenskeep.fleet.store.engine import Channel, News, Told
 
 log = logging.getLogger("lenskeep.fleet")
@@ -130,8 +130,9 @@ class PostgresTransaction:
 class PostgresEngine:
     """An open database; made by `open_postgres`."""
 
-    def __init__(self, pool: asyncpg.Pool, where: str) -> None:
+    def __init__(self, pool: asyncpg.Pool, where: str, *, shows: bool = False) -> None:
         self.where = where
+        self._shows = shows  # a certificate of the fleet's own
         self._listens = self._deaf = False  # whether the engine has LISTEN, or not; found out when it is tried
         self._pool = pool
         self._door = asyncio.Lock()
@@ -187,8 +188,9 @@ class PostgresEngine:
         for pause_s in (*AGAIN_S, None):
             connection = None
             try:
-                with translated(self.where):
+                with translated(self.where, shown=self._shows):
                     connection = await self._pool.acquire(timeout=CONNECT_S_MAX)
+                with translated(self.where):
                     if words:
                         await connection.execute(words)
                     return connection
@@ -325,16 +327,19 @@ async def _make(connection: asyncpg.Connection, statement: str) -> None:
 
 
 @asynccontextmanager
-async def open_postgres(url: str, password: str | None, schema: str) -> AsyncIterator[PostgresEngine]:
+async def open_postgres(
+    url: str, password: str | None, schema: str, tls: proving.Proving | None = None
+) -> AsyncIterator[PostgresEngine]:
     """Open a database and bring its schema up to date.
 
     Args:
-        url: postgresql://USER@HOST:PORT/NAME, with libpq's words for TLS (`sslmode`, `sslrootcert`).
+        url: postgresql://USER@HOST:PORT/NAME.
+        tls: how it proves itself; without it, as libpq's words in the address say (`sslmode`, `sslrootcert`).
     Raises: ConfigError, StoreUnreachableError.
     """
     where = dialect.place(url)
     pool = asyncpg.create_pool(
-        url, password=password, min_size=0, max_size=CONNECTIONS_MAX, timeout=CONNECT_S_MAX,
+        url, password=password, ssl=tls, min_size=0, max_size=CONNECTIONS_MAX, timeout=CONNECT_S_MAX,
         command_timeout=STATEMENT_S_MAX, connection_class=_Connection, init=_prepare,
         server_settings={"application_name": "lenskeep-fleet", "idle_in_transaction_session_timeout": DOOR_MS_MAX},
     )  # fmt: skip
@@ -342,7 +347,7 @@ async def open_postgres(url: str, password: str | None, schema: str) -> AsyncIte
         await pool
     following: asyncio.Task[None] | None = None
     try:
-        engine = PostgresEngine(pool, where)
+        engine = PostgresEngine(pool, where, shows=tls is not None and tls.shows)
         await engine.prepare(schema)
         following = asyncio.create_task(engine.follow())
         yield engine
@@ -371,8 +376,8 @@ def _unreachable() -> tuple[type[BaseException], ...]:
 
 
 @contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Say in our words what the driver says."""
+def translated(where: str, *, shown: bool = False) -> Iterator[None]:
+    """Say in our words what the driver says. Args: `shown` = while connecting with a certificate of the fleet's own."""
     try:
         yield
     except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, asyncpg.InvalidCachedStatementError) as error:
@@ -382,4 +387,6 @@ def translated(where: str) -> Iterator[None]:
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as error:
         raise ConfigError(f"storage.database: {where}: {error}") from error
     except _unreachable() as error:
+        if (fault := proving.fault(where, error, shown=shown)) is not None:
+            raise fault from error
         raise StoreUnreachableError(f"{where} does not answer: {error or type(error).__name__}.") from error
