@@ -341,7 +341,7 @@ async def open_postgres(
     pool = asyncpg.create_pool(
         url, password=password, ssl=tls, min_size=0, max_size=CONNECTIONS_MAX, timeout=CONNECT_S_MAX,
         command_timeout=STATEMENT_S_MAX, connection_class=_Connection, init=_prepare,
-        server_settings={"application_name": "lenskeep-fleet", "idle_in_transaction_session_timeout": DOOR_MS_MAX},
+        server_settings={"application_name": "lenskeep-fleet"},
     )  # fmt: skip
     with translated(where):
         await pool
@@ -362,7 +362,11 @@ async def open_postgres(
 
 
 async def _prepare(connection: asyncpg.Connection) -> None:
-    """Sums come as plain numbers, as they do from SQLite."""
+    """Let sums come as plain numbers, as from SQLite; and let go of the door when we are cut off.
+
+    The last is said here because a pooler does not take it with the first words of a connection.
+    """
+    await connection.execute(f"SET idle_in_transaction_session_timeout = {DOOR_MS_MAX}")
     await connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=dialect.number, format="text")
 
 
