@@ -31,6 +31,7 @@ class Proxy:
         self.habit: Habit = "tunnel"
         self.idle_s = 0.0
         self.refuse = 0  # a status for everything
+        self.hosts: dict[str, str] = {}  # names that are known here alone
         self.said: list[bytes] = []
         self.tunnels = 0  # opened so far
         self.cuts = 0
@@ -126,7 +127,7 @@ class Proxy:
         if self.habit in ("captive", "drip", "intercept"):
             return await self._play(reader, writer)
         try:
-            up_reader, up = await asyncio.open_connection(host, int(port))
+            up_reader, up = await asyncio.open_connection(self.hosts.get(host, host), int(port))
         except OSError:
             return await _page(writer, "502 Bad Gateway", b"")
         writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")

@@ -39,6 +39,7 @@ from lenskeep.messages.sync import Call
 from lenskeep.trust import tls
 from tests.device import Device
 from tests.fleetrig import FleetServer, Member, free_port
+from tests.journeys.test_fleet_outbox import with_repository
 from tests.proxy import PAGE, Proxy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +58,16 @@ wait_s = {wait_s}
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
+    yield from _fleet()
+
+
+@pytest.fixture
+def own_fleet() -> Iterator[FleetServer]:
+    """A server of the test's own, with a repository."""
+    yield from _fleet()
+
+
+def _fleet() -> Iterator[FleetServer]:
     folder = Path(tempfile.mkdtemp(prefix="lf-"))
     server = FleetServer(folder, more="[sync]\nheartbeat_s = 30\n")
     server.start()
@@ -297,6 +308,42 @@ def test_a_device_behind_a_proxy_that_cuts_idle_tunnels_learns_it_and_loses_and_
         assert b"Proxy-Authorization" not in proxy.carried
 
 
+def test_a_device_that_only_a_proxy_can_bring_to_its_fleet_lives_a_whole_life_through_it(
+    own_fleet: FleetServer, make_device: Callable[..., Device]
+) -> None:
+    repository = with_repository(own_fleet, "1.0.0", "2.0.0")
+    with Proxy(login=LOGIN) as proxy:
+        proxy.hosts["fleet.plant"] = "127.0.0.1"
+        device = make_device(more="")
+        (device.folder / "root.json").write_bytes(repository.root())
+        (device.folder / "login").write_text(LOGIN)
+        text = MORE.format(proxy=proxy.url, login=device.folder / "login", wait_s=20)
+        device.config.write_text(device.config.read_text() + text + f'[trust]\nroot = "{device.folder}/root.json"\n')
+        device.start()
+        url = f"https://fleet.plant:{own_fleet.port}"
+        device.client.enrol(EnrolRequest(url=url, token=own_fleet.token("cam-7")))
+        repository.assign("cam-7", main="cap-inspect@1.0.0")
+        device.runs("cap-inspect@1.0.0", "settled")
+        asked = own_fleet.client.ask_device("cam-7", "report", "")
+
+        def done() -> bool:
+            return {one.id: one.state for one in own_fleet.client.asked_of("cam-7")}[asked.id] == "done"
+
+        device.until(done, "the device does what the fleet asks")
+
+        def fault() -> str:
+            view = device.client.status().fleet
+            return view.problem if view is not None else ""
+
+        proxy.stop()
+        device.until(lambda: fault().startswith("LK-7010"), "the proxy is named as what is missing")
+        proxy.start()
+        device.until(lambda: not fault(), "the fleet is heard again")
+        repository.assign("cam-7", main="cap-inspect@2.0.0")
+        device.runs("cap-inspect@2.0.0", "settled")
+        assert all(said.startswith(b"CONNECT fleet.plant:") for said in proxy.said)
+
+
 def assert_told_once(device: Device, fleet: FleetServer, happenings: int) -> None:
     """Wait until everything is told, and compare what happened here with what the fleet has of it."""
 
@@ -333,12 +380,12 @@ def test_devices_come_back_through_a_tls_pass_through_that_is_started_again_and_
         device = make_device(more='[device]\nid = "cam-8"\n[fleet]\npoll_s = 0.5\nwait_s = 20')
         device.start()
         device.client.enrol(EnrolRequest(url=f"https://127.0.0.1:{port}", token=fleet.token("cam-8")))
-        for _ in range(6):
+        for _ in range(4):
             device.client.hold("main", True)
             time.sleep(0.3 + random.random())
             again()
             device.client.hold("main", False)
-        assert_told_once(device, fleet, 6)
+        assert_told_once(device, fleet, 4)
 
 
 @contextmanager
