@@ -77,6 +77,7 @@ class Proxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0.01)  # what was closed is let go of
 
         self._do(end())
 

@@ -245,8 +245,11 @@ def test_a_fleet_comes_and_goes_beside_the_device_and_neither_touches_the_other(
 
 
 def test_uninstaller_leaves_nothing_but_state_and_with_purge_nothing(host: Host) -> None:
+    host.install("0.1.2", "--fleet")
     host.run("/opt/lenskeep/uninstall")
     assert host.processes() == []
+    host.run("lenskeep", "fleet", "overview")  # the plain name is the fleet's now
+    host.run("/opt/lenskeep-fleet/uninstall", "--purge")
     left = {path for path in host.container.changed("/etc", "/opt", "/usr", "/var/lib") if "lenskeep" in path}
     kept = {path for path in left if path.startswith(("/etc/lenskeep/", "/var/lib/lenskeep/"))}
     assert kept >= {"/etc/lenskeep/device.toml", "/var/lib/lenskeep/registry.sqlite"}

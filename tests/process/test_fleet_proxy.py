@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import socket
@@ -233,6 +234,22 @@ async def test_a_call_on_a_tunnel_that_was_cut_while_it_idled_is_made_again_at_o
         await line.ask(fleet.url, context, Call())
     await line.close()
     assert proxy.tunnels == 4
+
+
+async def test_a_tunnel_that_falls_silent_is_left_when_the_answer_is_due_and_the_next_call_takes_another(
+    fleet: FleetServer, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lenskeep.daemon.syncline.ANSWER_S", 0.5)
+    member = await Member(fleet, "proxy-2", tmp_path).join()
+    context, line = member.context(), SyncLine("proxy-2", Way(proxy.url))
+    proxy.idle_s, proxy.habit = 0.3, "silent"
+    with pytest.raises(FleetUnreachableError, match="in time"):
+        await line.ask(fleet.url, context, Call(wait_s=1.0))
+    await line.ask(fleet.url, context, Call())
+    assert proxy.tunnels == 2
+    await line.close()
+    await asyncio.to_thread(proxy.cut)
+    await asyncio.sleep(0.1)  # the one that is still being left hears of it
 
 
 class _Turned(Clock):

@@ -7,6 +7,7 @@ goes to the proxy alone. What a proxy answers is its own fault, not the fleet's.
 
 from __future__ import annotations
 
+import base64
 import os
 import ssl
 from collections.abc import Mapping
@@ -63,7 +64,7 @@ class Way:
                 "fleet.proxy_login: what lies there is not USER:PASSWORD.",
                 hint="Write one line USER:PASSWORD into the file that the key names.",
             )
-        return aiohttp.encode_basic_auth(user, password, "utf-8")
+        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
     def fault(self, error: BaseException, url: str) -> LenskeepError | None:
         """Return what the proxy did, when that is what a connection met."""
@@ -79,7 +80,9 @@ class Way:
         if isinstance(error, aiohttp.ClientResponseError) and error.request_info.method == "CONNECT":  # no HTTP at all
             return ProxyAnswerError(f"The proxy {self.proxy} does not answer as a proxy does; nothing went to {url}.")
         if isinstance(error, aiohttp.ClientConnectorSSLError) and not _is_alert(error):
-            return ProxyAnswerError(f"Through the proxy {self.proxy} somebody answers for {url} who speaks no TLS.")
+            return ProxyAnswerError(
+                f"Through the proxy {self.proxy} somebody answers for {url} who does not speak TLS as a fleet does."
+            )
         return None
 
     def _refusal(self, status: int, url: str) -> LenskeepError:
