@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import os
 import shutil
@@ -255,6 +256,7 @@ async def test_a_fleet_is_moved_there_serves_and_outlives_a_database_that_shows_
         server.start()
         said = await member.send(member.report())
         assert getattr(said, "code", "") == "LK-7045", said
+        await asyncio.sleep(5.5)  # every loop of the server has looked meanwhile
         server.stop()
         server.show(*server.plant.issue("db", "localhost"))
         server.start()

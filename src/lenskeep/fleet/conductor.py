@@ -10,6 +10,7 @@ the repository assigns what this memory knows nothing of, because it was put bac
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import uuid
@@ -92,7 +93,8 @@ class Conductor:
             except LenskeepError as error:
                 pause_s = AGAIN_S
                 log.warning("%s Rollouts wait: %s", error.code, error)
-                await self._alarms.note_alarm(FLEET_ITSELF, error.code, str(error), now_ms=self._clock.now_ms())
+                with contextlib.suppress(LenskeepError):  # the database may be what is away
+                    await self._alarms.note_alarm(FLEET_ITSELF, error.code, str(error), now_ms=self._clock.now_ms())
             await asyncio.sleep(APART_S)
             try:
                 async with asyncio.timeout(pause_s):

@@ -134,8 +134,15 @@ class Presence:
             asked, self._asked = self._asked, set()
             for device in asked:
                 if (present := self._present.get(device)) is not None:
-                    present.commands = await self._store.open_commands(device)
-                    self.wake(device)
+                    try:
+                        present.commands = await self._store.open_commands(device)
+                    except LenskeepError:  # a database that is away: asked again soon
+                        self._asked.add(device)
+                    else:
+                        self.wake(device)
+            if self._asked:
+                await asyncio.sleep(LOOK_EVERY_S)
+                self._asks.set()
 
     def wake(self, device: str) -> None:
         """Let a device that waits have its answer now."""

@@ -8,6 +8,7 @@ alarm of the fleet's own, and tried again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -59,7 +60,8 @@ class Renewal:
             except LenskeepError as error:
                 pause_s = AGAIN_S
                 log.warning("%s The repository was not renewed: %s", error.code, error)
-                await self._store.note_alarm(FLEET_ITSELF, error.code, str(error), now_ms=self._clock.now_ms())
+                with contextlib.suppress(LenskeepError):  # the database may be what is away
+                    await self._store.note_alarm(FLEET_ITSELF, error.code, str(error), now_ms=self._clock.now_ms())
             await asyncio.sleep(pause_s)
 
     async def look(self) -> None:

@@ -7,8 +7,10 @@ other and by which addresses; what they are told is a hint and no promise: a dev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 
+from lenskeep.errors import PeerError, StorageError
 from lenskeep.fleet.presence import Presence
 from lenskeep.fleet.store.rollouts import RolloutStore
 
@@ -47,5 +49,6 @@ class Sites:
         """Look until cancelled; devices hear of it at their calls."""
         presence.neighbours = self.neighbours
         while True:
-            await self.look()
+            with contextlib.suppress(PeerError, StorageError):  # a database that is away: what is in mind goes on
+                await self.look()
             await asyncio.sleep(LOOK_S)
