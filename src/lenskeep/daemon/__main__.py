@@ -38,6 +38,10 @@ def main() -> int:
         # heavy, even asyncio: the cameras start meanwhile
         import asyncio
 
+        from lenskeep.daemon import authorities
+
+        authorities.import_without_them()
+        memory.keep_lines_small()
         from lenskeep.daemon.app import serve
 
         asyncio.run(serve(config, arguments.config.parent, places, Clock(), notifier, head_starts))

@@ -6,6 +6,7 @@ import ctypes
 import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
+TLS_READ_BYTES = 32 << 10
 
 
 def keep_small() -> None:
@@ -18,6 +19,13 @@ def keep_small() -> None:
     if mallopt is not None:
         for option, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, 65536), (M_TRIM_THRESHOLD, 131072)):
             mallopt(option, value)
+
+
+def keep_lines_small() -> None:
+    """Let an encrypted connection read in small pieces: asyncio gives each one 256 KiB to read into."""
+    from asyncio import sslproto
+
+    sslproto.SSLProtocol.max_size = TLS_READ_BYTES
 
 
 def settle() -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import aiohttp
 from msgspec import Struct
 
+from lenskeep.daemon import authorities
 from lenskeep.daemon.fleetline import fault_of, read_answer
 from lenskeep.daemon.way import Way
 from lenskeep.errors import (
@@ -173,7 +174,7 @@ class HttpSource:
             async with asyncio.timeout(self._pace.connect_s + self._pace.silence_s):
                 answer = await self._session.get(
                     f"{self._base}/{name}", allow_redirects=False, timeout=limits,
-                    ssl=self._tls if self._tls is not None else True,
+                    ssl=self._tls or (authorities.of_the_web() if self._base.startswith("https:") else True),
                     **self._way.words(self._base, headers | {"Accept-Encoding": "identity"}),
                 )  # fmt: skip
             self._waited_s += time.monotonic() - began
