@@ -50,7 +50,15 @@ from lenskeep.messages.control import (
     Verification,
     Window,
 )
-from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
+from lenskeep.messages.identity import (
+    CertificateRequestView,
+    EnrolRequest,
+    IdentityView,
+    InstallRequest,
+    ReceiptTaken,
+    SignedRecords,
+    SignedReport,
+)
 from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result, TrialCheck, TrialReport
@@ -168,6 +176,7 @@ class PocketDevice:
             tokens=_Tokens(self), events=_Events(self), metrics=_Metrics(), idempotency=_Idempotency(self),
             record=_Record(self), policy=_Policy(self), sync=_Sync(self), trust=_Trust(self),
             identity=_Identity(self), reporter=_Reporter(self), scrubber=_Scrubber(self),
+            post=_Post(self),
         )  # fmt: skip
 
     def token(self, role: str, name: str = "") -> str:
@@ -564,6 +573,16 @@ class _Identity(_Part):
 class _Reporter(_Part):
     async def signed(self) -> SignedReport:
         return SignedReport(device="cam-07", counter=1, envelope="{}")
+
+
+class _Post(_Part):
+    """Nothing to tell a fleet."""
+
+    async def pack(self, above: int) -> SignedRecords:
+        return SignedRecords(device="cam-07")
+
+    async def receive(self, sealed: str) -> ReceiptTaken:
+        return ReceiptTaken(outbox="ab" * 16, taken=0, forgotten=0)
 
 
 class _Metrics:

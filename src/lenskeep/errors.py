@@ -761,6 +761,38 @@ class DeviceKeyLostError(IdentityError):
     hint = "Restore identity/device.key from a backup and start again, or enrol the device again with its new key."
 
 
+class ReceiptRefusedError(IdentityError):
+    """A receipt for records does not prove that it is the fleet's.
+
+    It is not signed by the authority that this device knows, was made for another device, or is damaged. Nothing was
+    forgotten: the records stay here until the fleet has acknowledged them.
+    """
+
+    code = "LK-4314"
+    hint = "Let the fleet's operator take the stick once more (lenskeep fleet take DIR) and bring it back."
+
+
+class CarriedRecordsError(IdentityError):
+    """Records that came on a stick cannot be believed.
+
+    They are not signed by the device that they speak for, or cannot be read. Nothing was stored.
+    """
+
+    code = "LK-4315"
+    hint = "Write them again at the device (lenskeep sync --import DIR); it keeps its records until they are taken."
+
+
+class RecordsMissingError(IdentityError):
+    """Older records of this device have not arrived.
+
+    Records count in their order. What came on the stick goes on behind others that are neither here nor on it. Nothing
+    was stored; the device still has all of them.
+    """
+
+    code = "LK-4316"
+    hint = "Take the stick that was written before, or write this one again at the device: lenskeep sync --import DIR."
+
+
 # --- 44xx: the record ------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,17 @@ from lenskeep.messages.control import (
     WhoAmI,
     Window,
 )
-from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
+from lenskeep.messages.identity import (
+    CertificateRequestView,
+    EnrolRequest,
+    IdentityView,
+    InstallRequest,
+    OutboxRequest,
+    ReceiptRequest,
+    ReceiptTaken,
+    SignedRecords,
+    SignedReport,
+)
 from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.messages.repository import RepositoryView, WantedFile
 from lenskeep.messages.runner import CameraState
@@ -185,6 +195,13 @@ class Client:
 
     def signed_report(self) -> SignedReport:
         return self._wire.decode(self._wire.ask("POST", "/v1/reports"), SignedReport)
+
+    def pack_outbox(self, above: int) -> SignedRecords:
+        """Have the oldest records above a number signed, for a stick."""
+        return self._wire.send("POST", "/v1/outbox", OutboxRequest(above=above), SignedRecords)
+
+    def take_receipt(self, envelope: str) -> ReceiptTaken:
+        return self._wire.send("POST", "/v1/outbox/receipts", ReceiptRequest(envelope=envelope), ReceiptTaken)
 
     # --- approvals ------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from lenskeep.errors import DaemonUnreachableError
 from lenskeep.messages.fleet import (
     AlarmView,
     AuthorityView,
+    CarriedAnswer,
     DeedView,
     DeviceDetail,
     DeviceRow,
@@ -109,6 +110,12 @@ class FleetClient:
         """Hand in a signed report, byte for byte as the device wrote it."""
         return self._wire.decode(
             self._wire.ask("POST", f"/v1/devices/{quote(device)}/reports", body=data), ReportAnswer
+        )
+
+    def take_records(self, device: str, data: bytes) -> CarriedAnswer:
+        """Hand in records of a device's outbox, byte for byte as the device signed them."""
+        return self._wire.decode(
+            self._wire.ask("POST", f"/v1/devices/{quote(device)}/outbox", body=data), CarriedAnswer
         )
 
     def alarms(self) -> list[AlarmView]:

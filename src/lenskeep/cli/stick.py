@@ -1,4 +1,4 @@
-"""Sticks: the slice of a repository that some devices need, and what devices give back on them.
+"""Sticks: the slice of a repository that some devices need. Not here: what devices give back on them (takeback).
 
 The slice is found by letting each device's own check run over the repository and writing down which files it asked
 for: what it needs is what it asks, no more and no less.
@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 from msgspec import Struct
 
-from lenskeep.cli.client import Client
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import Run, run_of
 from lenskeep.cli.words import clean, plural, size
@@ -163,19 +162,3 @@ def _show(screen: Screen, said: Slice, target: Path, *, dry_run: bool) -> None:
 
 def _names(devices: Iterable[str]) -> str:
     return ", ".join(clean(device) for device in devices)
-
-
-def write_back(client: Client, stick: Path, device: str) -> list[str]:
-    """Write a signed report and the record onto a stick, for the fleet to take; return the files' names."""
-    report = client.signed_report()
-    written = [layout.report_file(device, report.counter)]
-    layout.write(stick, written[0], report.envelope.encode())
-    name = layout.record_file(device)
-    path = stick / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as sink:
-        client.export_record(sink)
-        os.fsync(sink.fileno())
-    part.replace(path)
-    return [*written, name]

@@ -169,6 +169,7 @@ async def _build(
         supervisor=supervisor, keys=Keys(database, clock), tokens=Tokens(database, clock), events=events,
         metrics=Scrape(metrics, supervisor, blobs, clock), idempotency=Idempotency(database, clock),
         record=record, sync=sync, trust=trust, policy=policy, identity=identity, reporter=reporter, scrubber=scrubber,
+        post=conversation.post,
     )  # fmt: skip
     return House(
         rooms=rooms, operations=operations, qualifier=qualifier, importer=importer, metrics=metrics,

@@ -15,6 +15,7 @@ from lenskeep.daemon.health import Box, Examine
 from lenskeep.daemon.identity import Identity
 from lenskeep.daemon.metrics import Metrics
 from lenskeep.daemon.outbox import Outbox
+from lenskeep.daemon.post import Post
 from lenskeep.daemon.record import Record
 from lenskeep.daemon.recordcarrier import RecordCarrier
 from lenskeep.daemon.reporter import Reporter
@@ -40,9 +41,10 @@ class Conversation:
         ends_s = lambda: identity.certificate_ends_s  # noqa: E731 - it changes with every renewal
         standing = Standing(registry, supervisor, follower, trust, blobs, box, ends_s, clock)
         self._outbox = Outbox(
-            windows, registry, metrics, clock, config.fleet.outbox_mb, lambda: identity.belongs, standing.providers,
+            windows, registry, metrics, clock, config.fleet.outbox_mb, lambda: identity.member, standing.providers,
             standing.vitals,
         )  # fmt: skip
+        self.post = Post(identity, self._outbox)
         commands = Commands(sync, follower, RecordCarrier(identity, record), tasks)
         self._call = FleetSync(config.fleet, identity, self._outbox, standing, reporter, sync, commands, clock)
         self._call.hear = hear

@@ -121,6 +121,16 @@ class Identity:
         """Say whether this device belongs to a fleet that it can speak with."""
         return bool(self.fleet) and self._context is not None
 
+    @property
+    def member(self) -> bool:
+        """Say whether a fleet has let this device in, be it by stick alone."""
+        return self._context is not None
+
+    @property
+    def authority(self) -> str:
+        """The certificate of the fleet's authority, which was proven when this device became a member; empty = none."""
+        return self._membership.authority if self._membership else ""
+
     def tls(self) -> ssl.SSLContext | None:
         """Return the context in which this device proves itself to its fleet; None when it belongs to none."""
         return self._context

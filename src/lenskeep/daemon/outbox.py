@@ -24,10 +24,10 @@ from lenskeep.database import Database, Transaction
 from lenskeep.errors import LenskeepError
 from lenskeep.messages.fleet import cut
 from lenskeep.messages.sync import MS_MAX, RECORDS_MAX, Happening, Record, Trial, Vitals
-from lenskeep.registry import audit, bundles, outbox
+from lenskeep.registry import audit, bundles, journal, outbox
 from lenskeep.registry.blobs import MEBIBYTE
 from lenskeep.registry.bundles import TriedVersion
-from lenskeep.registry.outbox import Held
+from lenskeep.registry.outbox import Held, OutboxState
 from lenskeep.trust.chain import Entry
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Outbox:
 
     Args:
         windows: the database of spans, which the outbox lies in. registry: whose record events are read from.
-        belongs: says whether this device belongs to a fleet.
+        belongs: says whether this device belongs to a fleet, over the network or by stick.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class Outbox:
         self._tried = 0  # the newest trial before this start
         self._tried_again_s = float("-inf")
         self._agreed = False  # the fleet was heard in this start
+        self._by_stick = False  # somebody came with a stick in this start
+        self._collecting = asyncio.Lock()
         self._wake = asyncio.Event()
         self.kinds: frozenset[str] = frozenset()  # of records that the fleet takes, beside the first three
         self.told: Callable[[], None] = lambda: None  # called when there is something that the fleet should hear soon
@@ -98,10 +100,13 @@ class Outbox:
         self._metrics.told_to_fleet = self._belongs
         async with self._registry.read() as tx:
             start, self._tried = await audit.last_of(tx, "start"), await bundles.last_trial(tx)
+            noted = await journal.noted(tx, _mark(found.name)) if found is not None else 0
         if found is not None and found.trial > self._tried:  # the registry was put back: its trials go on from there
             async with self._windows.write() as tx:
                 await outbox.take_trials(tx, [], self._tried)
         self._begun = start.sequence - 1 if start is not None else 0
+        if found is not None and noted - 1 > found.carried:
+            await self._give_up()
 
     # --- what comes in --------------------------------------------------------------------------------------------
 
@@ -140,6 +145,10 @@ class Outbox:
 
     async def collect(self) -> bool:
         """Take what has come together; say whether the fleet should hear of it soon."""
+        async with self._collecting:
+            return await self._collect()
+
+    async def _collect(self) -> bool:
         vitals = [await self._vitals()] if self._clock.monotonic_s() >= self._vitals_due_s else []
         happenings, entry = await self._events()
         trials, tried = await self._trials()
@@ -171,7 +180,7 @@ class Outbox:
             newest = await audit.newest(tx)
             if newest is None or (found is not None and newest.sequence == found.entry):
                 return [], None
-            if found is not None and found.entry >= 0 and not self._agreed:
+            if found is not None and found.entry >= 0 and not (self._agreed or self._by_stick):
                 return [], None  # it lies safe in the record
             if found is None or found.entry < 0:
                 return [], await _joined(tx, newest.sequence)
@@ -184,10 +193,13 @@ class Outbox:
         return told, entries[-1].sequence
 
     async def _trials(self) -> tuple[list[Trial], int]:
-        """Read the trials behind the last one that was taken, and how far they go; none while no fleet takes them."""
+        """Read the trials behind the last one that was taken, and how far they go; none while no fleet takes them.
+
+        A fleet that takes records from sticks knows them.
+        """
         async with self._windows.read() as tx:
             found = await outbox.state(tx)
-        if found is None or not self._agreed or "trial" not in self.kinds:
+        if found is None or not ("trial" in self.kinds if self._agreed else self._by_stick):
             return [], 0
         async with self._registry.read() as tx:
             tried = await bundles.trials_after(tx, found.trial, TRIALS_AT_ONCE)
@@ -227,18 +239,25 @@ class Outbox:
                 await self._tell_trials_again()
             self._agree()
             return 0
+        if taken > found.shown:
+            await self._give_up()
+            self._agree()
+            return 0
         async with self._windows.write() as tx:
-            put_back = taken > found.sent
-            gone = await outbox.rename(tx, self._born_n) if put_back else await outbox.forget(tx, taken)
-            if put_back:
+            gone = await outbox.forget(tx, taken)
+        self._agree()
+        return gone
+
+    async def _give_up(self) -> None:
+        """Go on under a new name: this outbox was put back from a copy."""
+        async with self._windows.write() as tx:
+            gone = await outbox.rename(tx, self._born_n)
+            found = await outbox.state(tx)
+            if found is not None and not self._by_stick:  # else all of it was read in this start, each entry once
                 await outbox.take_entries(tx, [], self._begun)
                 await outbox.take_trials(tx, [], max(found.trial, self._tried))
-        self._agree()
-        if not put_back:
-            return gone
         self._born_n = 0
         log.warning("the outbox was put back from a copy; %d records that the fleet may have were given up", gone)
-        return 0
 
     async def _tell_trials_again(self) -> None:
         """The fleet was put back, or is another one: what counts now it may not have."""
@@ -255,11 +274,64 @@ class Outbox:
             self._wake.set()  # what is in the record and not told yet
             self.told()
 
+    # --- by stick -------------------------------------------------------------------------------------------------
+
+    async def carry(self, above: int) -> tuple[OutboxState, int, list[Record], int] | None:
+        """Return the oldest records above a number, noted as carried away; they stay until they are acknowledged.
+
+        Returns: the outbox, the number up to which nothing is held, records, and how many have higher numbers.
+        """
+        if above < 0:
+            self._by_stick = True
+            await self._catch_up()
+        async with self._windows.write() as tx:
+            found, after = await outbox.state(tx), await outbox.gone_up_to(tx)
+            records = await outbox.oldest(tx, RECORDS_MAX, above=above)
+            if found is None or not records:
+                return None
+            last = records[-1].n
+            await outbox.note_carried(tx, last)
+            left = await outbox.left_above(tx, last)
+        async with self._registry.write() as tx:
+            await journal.note(tx, _mark(found.name), max(await journal.noted(tx, _mark(found.name)), last + 1))
+        return found, after, records, left
+
+    async def _catch_up(self) -> None:
+        """Collect until the whole record was read: after months without a fleet that takes more than one step."""
+        before: tuple[int, int] | None = None
+        while True:
+            await self.collect()
+            async with self._windows.read() as tx:
+                found = await outbox.state(tx)
+            if found is None or (found.entry, found.trial) == before:
+                return
+            before = (found.entry, found.trial)
+
+    async def acknowledged(self, name: str, taken: int) -> int:
+        """Take what a proven receipt says; return how many records could be forgotten.
+
+        A receipt may be old, so it is not heard as the fleet's word for how things stand now.
+        """
+        async with self._windows.read() as tx:
+            found = await outbox.state(tx)
+        if found is None or found.name != name:
+            return 0
+        if taken > found.shown:
+            await self._give_up()
+            return 0
+        async with self._windows.write() as tx:
+            return await outbox.forget(tx, taken)
+
     async def held(self) -> tuple[Held, int]:
         """Return what is held, and how many records were ever dropped."""
         async with self._windows.read() as tx:
             has, found = await outbox.held(tx), await outbox.state(tx)
         return has, found.dropped if found is not None else 0
+
+
+def _mark(name: str) -> str:
+    """Name the registry's note of what an outbox has put onto sticks: one above the newest number."""
+    return f"carried {name}"
 
 
 async def _joined(tx: Transaction, newest: int) -> int:

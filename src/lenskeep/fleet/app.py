@@ -23,6 +23,7 @@ from lenskeep.errors import ConfigError, ConflictError
 from lenskeep.fleet.admission import Admission
 from lenskeep.fleet.answers import guard
 from lenskeep.fleet.authority import FleetAuthority, open_authority
+from lenskeep.fleet.carried import CarriedRoom
 from lenskeep.fleet.conductor import Conductor
 from lenskeep.fleet.config import FleetConfig, FleetPlaces
 from lenskeep.fleet.devices import DeviceDoor
@@ -100,9 +101,9 @@ async def serve(
 
         context = authority.server_context()
         room = TelemetryRoom(telemetry, intake_store, store, presence, clock, request_s_max=seconds)
-        operator_app = operators.app([*views.routes(), *rollout_door.routes(), *room.routes()])
-        add_pages(operator_app)
-        operator_runner = await _runner(stack, operator_app, config.limits.idle_s_max)
+        carried = CarriedRoom(store, intake, authority, sync.read, seconds)
+        operator_app = operators.app([*views.routes(), *rollout_door.routes(), *room.routes(), *carried.routes()])
+        operator_runner = await _runner(stack, add_pages(operator_app), config.limits.idle_s_max)
         await _open_socket(stack, operator_runner, places.socket)
         if config.operators.port:
             await _open(operator_runner, "operators.port", "127.0.0.1", config.operators.port)

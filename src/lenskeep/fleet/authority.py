@@ -11,6 +11,8 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
+import msgspec
+
 from lenskeep.bundle.keys import PrivateKey, PublicKey, generate_key, load_private_key
 from lenskeep.clock import Clock, rfc3339
 from lenskeep.errors import (
@@ -23,7 +25,8 @@ from lenskeep.errors import (
 )
 from lenskeep.fleet.store.store import Certified
 from lenskeep.messages.fleet import AuthorityView
-from lenskeep.trust import ca, certificates
+from lenskeep.messages.sync import Receipt
+from lenskeep.trust import ca, certificates, envelope
 from lenskeep.trust.ca import Authority
 from lenskeep.trust.identity import fingerprint, write_durably
 
@@ -50,6 +53,10 @@ class FleetAuthority:
             raise CertificateRequestError("This is the authority's own key.")
         pem = ca.certify_device(self._authority, device, key, self._clock.wall_s(), days=self._device_days)
         return Certified(pem, int(certificates.read(pem).ends_s))
+
+    def receipt(self, said: Receipt) -> str:
+        """Sign how far a device's records are durable here. Cost: one signature."""
+        return envelope.seal(msgspec.json.encode(said), envelope.RECEIPT, self._authority.key).decode()
 
     def view(self) -> AuthorityView:
         """Show the authority to people."""

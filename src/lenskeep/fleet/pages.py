@@ -42,10 +42,11 @@ def pages(web_folder: Path = WEB) -> dict[str, Path]:
     return files | {"/": own / "index.html"}
 
 
-def add_pages(app: web.Application) -> None:
+def add_pages(app: web.Application) -> web.Application:
     """Serve the pages."""
     for address, path in pages().items():
         app.router.add_get(address, _sender(path))
+    return app
 
 
 def _sender(path: Path) -> Handler:

@@ -99,6 +99,16 @@ class ReportAnswer(_Answer, frozen=True, kw_only=True):
     head: str = ""  # its signed envelope: a device whose registry was put back learns from it how far it was
 
 
+class CarriedAnswer(_Answer, frozen=True, kw_only=True):
+    """What was taken of records that came on a stick, and the receipt that goes back to the device."""
+
+    device: str
+    outbox: str
+    taken: int  # every record of this outbox up to this number is durable here
+    fresh: int  # records that were not here before
+    receipt: str  # signed envelope
+
+
 # --- enrolment -----------------------------------------------------------------------------------------------------
 
 

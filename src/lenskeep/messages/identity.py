@@ -59,6 +59,38 @@ class SignedReport(Struct, frozen=True, kw_only=True):
     envelope: str
 
 
+class OutboxRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Sign the oldest records above a number, for a stick."""
+
+    above: Annotated[int, Meta(ge=-1)] = -1
+
+
+class SignedRecords(Struct, frozen=True, kw_only=True):
+    """Records for the fleet, signed, for a stick. Without an envelope there is nothing more to be told."""
+
+    device: str
+    outbox: str = ""
+    first: int = 0
+    last: int = -1
+    records: int = 0
+    left: int = 0  # records with higher numbers
+    envelope: str = ""
+
+
+class ReceiptRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Take the fleet's receipt that came on a stick."""
+
+    envelope: Annotated[str, Meta(max_length=4096)]
+
+
+class ReceiptTaken(Struct, frozen=True, kw_only=True):
+    """What a receipt said, and how many records could be forgotten."""
+
+    outbox: str
+    taken: int
+    forgotten: int
+
+
 class FleetView(Struct, frozen=True, kw_only=True):
     """How things stand with the fleet, and what waits for it."""
 

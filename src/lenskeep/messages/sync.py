@@ -18,6 +18,10 @@ records beside it count. So that nothing is lost that way, `kinds` says which on
 a device keeps back what an older fleet would not understand. A call without news and without records costs
 the fleet no statement of SQL. With `wait_s` the fleet holds the answer until there is news (a newer repository, a
 command) or the time is over.
+
+By stick the same records travel as `Carried`, msgpack in an envelope that the device signed, and are taken by the same
+rule; `taken` comes back as a `Receipt` that the fleet's authority signed. A receipt is good for ever and for one outbox
+of one device, and an old one says less than is known, so whoever carries it can only keep it back.
 """
 
 from __future__ import annotations
@@ -165,3 +169,25 @@ class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     problem: str = ""  # code of why the report that came along was not taken; the rest of the call was
     kinds: list[str] = []  # of records that this fleet takes, beside windows, events and vitals
     neighbours: list[str] = []  # addresses of devices on the same site that serve verified files
+
+
+# --- by stick ---------------------------------------------------------------------------------------------------------
+
+OutboxName = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+class Carried(Struct, frozen=True, kw_only=True):
+    """Records of an outbox as they are signed for a stick."""
+
+    device: Line
+    outbox: OutboxName
+    after: Annotated[int, Meta(ge=-1, le=9_999_999_999_999_999)]  # as in a call
+    records: Annotated[list[Record], Meta(min_length=1, max_length=RECORDS_MAX)]
+
+
+class Receipt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every record of this outbox up to `taken` is durable at the fleet."""
+
+    device: Line
+    outbox: OutboxName
+    taken: Number

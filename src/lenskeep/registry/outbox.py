@@ -1,11 +1,11 @@
 """What this device owes its fleet, on disk: numbered records that are kept until the fleet has them.
 
 Rules. A number is given once. What was put on the wire stays as it is until the fleet says how far it took, because it
-may have taken it though the answer was lost; only what was never sent is merged. When the outbox is full, the least
-valuable goes first: windows are merged into coarser ones, then vitals go, then windows, then events, and trials last;
-oldest first, and what went is counted in a record of its own. Nothing is written twice: windows close out of the rows
-that results are counted into, events are read from the registry's record behind the last entry that was taken, trials
-behind the last trial.
+may have taken it though the answer was lost; only what was never sent is merged. What went onto a stick is not merged
+either, but may be dropped. When the outbox is full, the least valuable goes first: windows are merged into coarser
+ones, then vitals go, then windows, then events, and trials last; oldest first, and what went is counted in a record of
+its own. Nothing is written twice: windows close out of the rows that results are counted into, events are read from the
+registry's record behind the last entry that was taken, trials behind the last trial.
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ class OutboxState(Struct, frozen=True, kw_only=True):
     entry: int
     trial: int
     dropped: int
+    carried: int
+
+    @property
+    def shown(self) -> int:
+        """The newest number that may be at the fleet, over the network or by stick."""
+        return max(self.sent, self.carried)
 
 
 class Held(Struct, frozen=True, kw_only=True):
@@ -53,13 +59,13 @@ class Held(Struct, frozen=True, kw_only=True):
 
 async def state(tx: Transaction) -> OutboxState | None:
     """Return how the outbox stands; None before it was begun."""
-    row = await tx.one("SELECT name, next_n, sent, entry, trial, dropped FROM outbox")
+    row = await tx.one("SELECT name, next_n, sent, entry, trial, dropped, carried FROM outbox")
     return None if row is None else OutboxState(**dict(zip(row.keys(), row, strict=True)))
 
 
 async def begin(tx: Transaction) -> OutboxState:
     """Begin an outbox under a new name, or go on with the one that is there."""
-    await tx.run("INSERT OR IGNORE INTO outbox VALUES (1, ?, 0, -1, -1, 0, -1)", uuid.uuid4().hex)
+    await tx.run("INSERT OR IGNORE INTO outbox VALUES (1, ?, 0, -1, -1, 0, -1, -1)", uuid.uuid4().hex)
     found = await state(tx)
     assert found is not None
     return found
@@ -139,11 +145,11 @@ def _span(row: Row) -> Span:
 # --- what goes out ----------------------------------------------------------------------------------------------------
 
 
-async def oldest(tx: Transaction, limit: int) -> list[Record]:
-    """Return the oldest records, as many as go into one call."""
+async def oldest(tx: Transaction, limit: int, *, above: int = -1) -> list[Record]:
+    """Return the oldest records above a number, as many as go into one call."""
     found: list[Record] = []
     bytes_left = BATCH_BYTES_MAX
-    for row in await tx.all("SELECT bytes, body FROM outbox_record ORDER BY n LIMIT ?", limit):
+    for row in await tx.all("SELECT bytes, body FROM outbox_record WHERE n > ? ORDER BY n LIMIT ?", above, limit):
         bytes_left -= row["bytes"]
         if found and bytes_left < 0:
             break
@@ -165,6 +171,17 @@ async def note_sent(tx: Transaction, n: int) -> None:
     await tx.run("UPDATE outbox SET sent = MAX(sent, ?)", n)
 
 
+async def note_carried(tx: Transaction, n: int) -> None:
+    """Note what goes onto a stick, before it does."""
+    await tx.run("UPDATE outbox SET carried = MAX(carried, ?)", n)
+
+
+async def left_above(tx: Transaction, n: int) -> int:
+    """Return how many records have higher numbers."""
+    row = await tx.one("SELECT COUNT(*) AS records FROM outbox_record WHERE n > ?", n)
+    return int(row["records"]) if row is not None else 0
+
+
 async def forget(tx: Transaction, taken: int) -> int:
     """Forget what the fleet has; return how many records that were."""
     return await tx.run("DELETE FROM outbox_record WHERE n <= ?", taken)
@@ -179,7 +196,7 @@ async def rename(tx: Transaction, doubtful_below: int) -> int:
     gone = await tx.run("DELETE FROM outbox_record WHERE n < ? AND kind != 'lost'", doubtful_below)
     kept = [_record(row["body"]) for row in await tx.all("SELECT body FROM outbox_record ORDER BY n")]
     await tx.run("DELETE FROM outbox_record")
-    await tx.run("UPDATE outbox SET name = ?, next_n = 0, sent = -1", uuid.uuid4().hex)
+    await tx.run("UPDATE outbox SET name = ?, next_n = 0, sent = -1, carried = -1", uuid.uuid4().hex)
     await add(tx, kept)
     if gone:
         await _count_lost(tx, gone)
@@ -226,8 +243,8 @@ async def make_room(tx: Transaction, *, bytes_max: int, records_max: int) -> int
 async def _coarsen(tx: Transaction, small_s: int, large_s: int) -> bool:
     """Merge the oldest windows of one size into larger ones; say whether that changed anything."""
     rows = await tx.all(
-        "SELECT n, body FROM outbox_record WHERE kind = 'window' AND seconds = ? AND n > (SELECT sent FROM outbox)"
-        " ORDER BY n LIMIT ?", small_s, MERGED_AT_ONCE,
+        "SELECT n, body FROM outbox_record WHERE kind = 'window' AND seconds = ?"
+        " AND n > (SELECT MAX(sent, carried) FROM outbox) ORDER BY n LIMIT ?", small_s, MERGED_AT_ONCE,
     )  # fmt: skip
     groups: dict[tuple[object, ...], list[Window]] = {}
     for row in rows:
@@ -276,7 +293,8 @@ async def _count_lost(tx: Transaction, number: int) -> None:
     """Count what was dropped in the record that says so; one that may be at the fleet already is not touched."""
     await tx.run("UPDATE outbox SET dropped = dropped + ?", number)
     row = await tx.one(
-        "SELECT body FROM outbox_record WHERE kind = 'lost' AND n > (SELECT sent FROM outbox) ORDER BY n DESC LIMIT 1"
+        "SELECT body FROM outbox_record WHERE kind = 'lost' AND n > (SELECT MAX(sent, carried) FROM outbox)"
+        " ORDER BY n DESC LIMIT 1"
     )
     if row is None:
         await add(tx, [_lost(number)])

@@ -1,4 +1,4 @@
-"""Signed statements of a device: DSSE envelopes, one payload type for each thing that may be said.
+"""Signed statements of a device, and of its fleet to it: DSSE envelopes, one payload type for each thing to be said.
 
 The payload's type is signed with it, so that a report is never taken for the head of a record, for a bundle's
 signature, or for anything of TLS. Source: DSSE v1.0.2.
@@ -21,6 +21,8 @@ from lenskeep.errors import BundleFormatError, SignatureError
 ENVELOPE_BYTES_MAX = 4 << 20
 REPORT = "application/vnd.lenskeep.report+json"
 RECORD_HEAD = "application/vnd.lenskeep.record-head+json"
+OUTBOX = "application/vnd.lenskeep.outbox+msgpack"
+RECEIPT = "application/vnd.lenskeep.receipt+json"  # signed by the fleet's authority
 
 
 class _Signature(Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,17 +2,21 @@
 
 Layout, beside the repository's own `metadata/` and `targets/`:
 `csr/DEVICE.csr` a request for a certificate · `certificates/DEVICE.crt` the answer, the authority behind it ·
-`reports/DEVICE/COUNTER.json` signed reports · `record/DEVICE.jsonl` an export of the device's record.
+`reports/DEVICE/COUNTER.json` signed reports · `record/DEVICE.jsonl` an export of the device's record ·
+`outbox/DEVICE/OUTBOX-FIRST-LAST.json` signed records of its outbox · `receipts/DEVICE/OUTBOX.json` how far they were
+taken, signed by the fleet.
 Rules. A stick is somebody else's file system: plain files with the expected names alone, none larger than its kind may
 be, no more of them than a stick may bring; everything on it proves itself by its signature.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from lenskeep.errors import SourceError, StorageError, StorageFullError
 from lenskeep.trust.identity import write_durably
@@ -23,8 +27,13 @@ CSR_BYTES_MAX = 4096
 CERTIFICATE_BYTES_MAX = 16384
 REPORT_BYTES_MAX = 256 << 10
 RECORD_BYTES_MAX = 1 << 30
+OUTBOX_BYTES_MAX = 1 << 20  # of one file
+CARRIED_BYTES_MAX = 64 << 20  # that a device writes at once; the rest goes onto the next stick
+RECEIPT_BYTES_MAX = 4096
 FILES_MAX = 10_000
 _COUNTER = re.compile(r"[1-9][0-9]{0,15}")
+_BATCH = re.compile(r"([0-9a-f]{32})-(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})\.json", re.ASCII)
+_RECEIPT = re.compile(r"[0-9a-f]{32}\.json")
 
 
 def csr_file(device: str) -> str:
@@ -45,6 +54,25 @@ def report_file(device: str, counter: int) -> str:
 def record_file(device: str) -> str:
     """Return where an export of a device's record lies."""
     return f"record/{device}.jsonl"
+
+
+class Batch(NamedTuple):
+    """Signed records on a stick, by what their file's name says."""
+
+    device: str
+    outbox: str
+    first: int
+    last: int
+
+    @property
+    def file(self) -> str:
+        """Where they lie."""
+        return f"outbox/{self.device}/{self.outbox}-{self.first}-{self.last}.json"
+
+
+def receipt_file(device: str, outbox: str) -> str:
+    """Return where the fleet's receipt for an outbox lies."""
+    return f"receipts/{device}/{outbox}.json"
 
 
 def csrs(stick: Path) -> Iterator[tuple[str, str]]:
@@ -69,6 +97,27 @@ def reports(stick: Path) -> Iterator[tuple[str, int, str]]:
             yield device, counter, report_file(device, counter)
 
 
+def batches(stick: Path, device: str = "") -> Iterator[Batch]:
+    """Yield the batches of records on a stick, or of one device, each outbox's in their order."""
+    left = FILES_MAX
+    for name in [device] if device else _names(stick, "outbox"):
+        if not DEVICE_ID.fullmatch(name):
+            continue
+        found = [_BATCH.fullmatch(file) for file in _names(stick, f"outbox/{name}")]
+        for batch in sorted(Batch(name, part[1], int(part[2]), int(part[3])) for part in found if part):
+            left -= 1
+            if left < 0:
+                raise SourceError(f"The stick holds more than {FILES_MAX} batches of records.")
+            yield batch
+
+
+def receipts(stick: Path, device: str) -> Iterator[str]:
+    """Yield the files of a device's receipts on a stick."""
+    for name in _names(stick, f"receipts/{device}"):
+        if _RECEIPT.fullmatch(name):
+            yield f"receipts/{device}/{name}"
+
+
 def read(stick: Path, name: str, bytes_max: int) -> bytes:
     """Read a file of a stick. Raises: SourceError, MetadataTooLargeError."""
     data = FolderSource(stick).read(name, bytes_max)
@@ -88,6 +137,12 @@ def write(stick: Path, name: str, data: bytes) -> Path:
             raise StorageFullError(f"The stick is full; {name} was not written.") from error
         raise StorageError(f"{name} cannot be written to the stick: {error.strerror}.") from error
     return path
+
+
+def remove(stick: Path, name: str) -> None:
+    """Remove a file that has become useless; where that cannot be done it stays, and does no harm."""
+    with contextlib.suppress(OSError):
+        (stick / name).unlink()
 
 
 def _names(stick: Path, folder: str) -> list[str]:

@@ -74,6 +74,7 @@ async def test_every_route_of_the_document_answers(unix, device: PocketDevice):
         "RefuseRequest": {"id": "1f3a9c20", "reason": "not this lot"},
         "RootRequest": {"root": "{}"}, "SyncRequest": {}, "CarryFault": {"message": "pulled out"},
         "InstallRequest": {"chain": "x"}, "EnrolRequest": {"url": "https://fleet:8443", "token": "lke_x"},
+        "OutboxRequest": {}, "ReceiptRequest": {"envelope": "{}"},
     }  # fmt: skip
     device.begin("check", "cap-inspect@1.0.0", "test")
     places = {"ref": "cap-inspect@1.0.0", "slot": "main", "camera": "cam-1", "id": "", "number": "1"}

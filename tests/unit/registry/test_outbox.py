@@ -256,3 +256,21 @@ async def test_a_full_disk_changes_nothing_in_the_outbox(database: Database) -> 
         await tx.one("PRAGMA max_page_count=1000000")
     await put(database, event("b"))
     assert [one.n for one in await everything(database)] == [0, 1]
+
+
+async def test_what_lies_on_a_stick_is_not_merged_and_goes_rather_than_everything_newer(database: Database) -> None:
+    await put(database, *(event(f"old {number}") for number in range(100)), *(window(minute) for minute in range(60)))
+    async with database.write() as tx:
+        await outbox.note_carried(tx, 159)
+    assert await room(database, records_max=140) > 0
+    kept = await everything(database)
+    assert len([one for one in kept if isinstance(one, Window)]) < 60, "the least valuable goes first, whole"
+    assert all(one.seconds == MINUTE_S for one in kept if isinstance(one, Window)), "it may be at the fleet as it is"
+    await put(database, *(event(f"new {number}") for number in range(100)))
+    await room(database, records_max=100)
+    texts = [one.text for one in await everything(database) if isinstance(one, Happening) and one.kind == "swap"]
+    assert len([text for text in texts if text.startswith("new")]) > 80
+    async with database.read() as tx:
+        found = await outbox.state(tx)
+    assert found is not None
+    assert found.shown == 159

@@ -10,13 +10,14 @@ import click
 
 from lenskeep.cli.commands.fleetlook import devices, drift, history, overview, show, versions
 from lenskeep.cli.commands.fleetop import op
+from lenskeep.cli.commands.fleetstick import take
 from lenskeep.cli.commands.fleetstore import backup, migrate, restore
 from lenskeep.cli.commands.rollout import groups, rollout, tag
 from lenskeep.cli.fleetclient import client_of
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import run_of
-from lenskeep.cli.words import clean, moment, plural
-from lenskeep.errors import LenskeepError, NotPermittedError, RequestError, SourceError
+from lenskeep.cli.words import clean, moment
+from lenskeep.errors import NotPermittedError, RequestError, SourceError
 from lenskeep.messages.fleet import (
     FLEET_ROLES,
     AlarmView,
@@ -217,7 +218,9 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
 # --- looking --------------------------------------------------------------------------------------------------------
 
 
-for command in (overview, devices, show, versions, drift, history, rollout, groups, tag, op, migrate, backup, restore):
+for command in (
+    overview, devices, show, versions, drift, history, rollout, groups, tag, op, take, migrate, backup, restore,
+):  # fmt: skip
     fleet.add_command(command)
 
 
@@ -271,42 +274,7 @@ def log(context: click.Context) -> None:
     emit(context, "fleet-log/1", found, human)
 
 
-# --- sticks and other operators -------------------------------------------------------------------------------------
-
-
-@fleet.command()
-@click.argument("folder", type=FOLDER, metavar="STICK")
-@click.pass_context
-def take(context: click.Context, folder: Path) -> None:
-    """Take the signed reports from a stick; the same ones again do no harm.
-
-    \b
-      lenskeep fleet take /media/stick
-      lenskeep fleet take /media/stick --json
-      lenskeep fleet devices
-    """
-    client = client_of(context)
-    taken, known, refused = 0, 0, []
-    for device, counter, name in layout.reports(folder):
-        try:
-            answer = client.take_report(device, layout.read(folder, name, layout.REPORT_BYTES_MAX))
-        except LenskeepError as error:  # one bad file must not hide the others
-            refused.append({"device": device, "counter": counter, "code": error.code, "text": str(error)})
-            continue
-        taken, known = taken + answer.taken, known + (not answer.taken)
-    waiting = [device for device, _ in layout.csrs(folder)]
-    data = {"taken": taken, "known": known, "refused": refused, "requests": waiting}
-
-    def human(screen: Screen) -> None:
-        screen.line(f"{screen.mark('good')} {plural(taken, 'report')} taken, {known} told nothing new.")
-        for one in refused:
-            screen.line(f"  {screen.mark('bad')} {one['device']} {one['counter']}: {one['code']} {clean(one['text'])}")
-        for device in waiting:
-            screen.next(f"lenskeep fleet enrol --csr {clean(folder / layout.csr_file(device))} --out {clean(folder)}")
-
-    emit(context, "fleet-stick/1", data, human)
-    if refused:
-        context.exit(4)
+# --- other operators --------------------------------------------------------------------------------------------------
 
 
 @fleet.group()

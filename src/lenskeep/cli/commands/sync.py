@@ -11,7 +11,9 @@ from lenskeep.cli.client import Client
 from lenskeep.cli.commands.status import fleet_line
 from lenskeep.cli.output import Screen, emit
 from lenskeep.cli.run import Run, run_of
-from lenskeep.cli.words import clean, plural, size
+from lenskeep.cli.takeback import TakenBack, write_back
+from lenskeep.cli.takeback import show as show_taken_back
+from lenskeep.cli.words import clean, size
 from lenskeep.errors import LenskeepError, SourceError
 from lenskeep.messages.control import Operation
 from lenskeep.messages.identity import FleetView
@@ -43,7 +45,8 @@ def sync(
 ) -> None:  # fmt: skip
     """Bring the device level with its repository; what runs goes on meanwhile.
 
-    Without options it asks the repository over the network, now. A stick is checked exactly as the network is.
+    Without options it asks the repository over the network, now. A stick is checked exactly as the network is; a signed
+    report, the record, and metrics and events that the fleet has not acknowledged yet go back on it.
 
     \b
       lenskeep sync
@@ -69,10 +72,17 @@ def sync(
     operation = client.sync(carried=stick is not None, source=f"stick {stick}"[:200] if stick is not None else "")
     if stick is not None:
         operation = _carry(run, client, operation, stick)
-    run.follow(client, operation)
+    try:
+        run.follow(client, operation)
+    except LenskeepError:  # what the stick brought cannot be used; what the fleet should get goes onto it all the same
+        if stick is not None:
+            done = write_back(run.screen, client, stick, client.identity().device)
+            run.screen.note(f"{len(done.files)} files for the fleet were written to the stick.")
+        raise
+    taken = write_back(run.screen, client, stick, client.identity().device) if stick is not None else TakenBack()
     view = client.repository()
-    taken = _take_back(run, client, stick, view.device) if stick is not None else []
-    emit(context, "sync/1", {"repository": view, "written": taken}, lambda screen: _show(screen, view, taken))
+    data = {"repository": view, "written": taken.files, "outbox": taken}
+    emit(context, "sync/1", data, lambda screen: _show(screen, view, taken))
 
 
 def _show_fleet(screen: Screen, now: FleetView | None) -> None:
@@ -131,18 +141,7 @@ def _tell_fault(client: Client, operation_id: str, want: WantedFile, message: st
         return  # it noticed by itself that the file broke off
 
 
-def _take_back(run: Run, client: Client, stick: Path, device: str) -> list[str]:
-    """Write what the fleet should get onto the stick: it is carried back. A stick that is full or read-only is told."""
-    from lenskeep.cli.stick import write_back
-
-    try:
-        return write_back(client, stick, device)
-    except (LenskeepError, OSError) as error:
-        run.screen.note(f"{run.screen.mark('warn')} Reports were not written to the stick: {clean(error)}")
-        return []
-
-
-def _show(screen: Screen, view: RepositoryView, taken: list[str]) -> None:
+def _show(screen: Screen, view: RepositoryView, taken: TakenBack) -> None:
     versions = ", ".join(f"{clean(role.name)} {role.version}" for role in view.roles)
     screen.line(f"{screen.mark('good')} {clean(view.device)} is level with its repository ({versions}).")
     for one in view.assignments:
@@ -151,8 +150,7 @@ def _show(screen: Screen, view: RepositoryView, taken: list[str]) -> None:
         screen.line("  Nothing is assigned to this device.")
     for ref in view.withdrawn:
         screen.line(f" {screen.mark('warn')} {clean(ref)} was withdrawn: it is not activated any more.")
-    if taken:
-        screen.line(f"  {plural(len(taken), 'file')} for the fleet written to the stick.")
+    show_taken_back(screen, taken)
     screen.next("lenskeep status")
 
 

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from lenskeep.daemon.control.route import Ask, Reply, Route
-from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
+from lenskeep.messages.identity import (
+    CertificateRequestView,
+    EnrolRequest,
+    IdentityView,
+    InstallRequest,
+    OutboxRequest,
+    ReceiptRequest,
+    ReceiptTaken,
+    SignedRecords,
+    SignedReport,
+)
 
 
 async def show(ask: Ask) -> IdentityView:
@@ -24,6 +34,14 @@ async def enrol(ask: Ask) -> Reply:
 
 async def report(ask: Ask) -> SignedReport:
     return await ask.rooms.reporter.signed()
+
+
+async def pack(ask: Ask) -> SignedRecords:
+    return await ask.rooms.post.pack(ask.body.above)
+
+
+async def receive(ask: Ask) -> ReceiptTaken:
+    return await ask.rooms.post.receive(ask.body.envelope)
 
 
 ROUTES = [
@@ -48,5 +66,15 @@ ROUTES = [
     Route(
         method="POST", path="/v1/reports", permission="sync", handler=report, answer=SignedReport, status=201,
         summary="Sign a report about this device, for a stick",
+    ),
+    Route(
+        method="POST", path="/v1/outbox", permission="sync", handler=pack, answer=SignedRecords, body=OutboxRequest,
+        status=201,
+        summary="Sign what the fleet has not acknowledged yet, for a stick; it stays here until it is",
+    ),
+    Route(
+        method="POST", path="/v1/outbox/receipts", permission="sync", handler=receive, answer=ReceiptTaken,
+        body=ReceiptRequest,
+        summary="Take the fleet's receipt that came on a stick",
     ),
 ]  # fmt: skip

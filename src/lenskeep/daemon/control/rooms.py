@@ -34,7 +34,15 @@ from lenskeep.messages.control import (
     Verification,
     Window,
 )
-from lenskeep.messages.identity import CertificateRequestView, EnrolRequest, IdentityView, InstallRequest, SignedReport
+from lenskeep.messages.identity import (
+    CertificateRequestView,
+    EnrolRequest,
+    IdentityView,
+    InstallRequest,
+    ReceiptTaken,
+    SignedRecords,
+    SignedReport,
+)
 from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result
@@ -259,6 +267,14 @@ class Reporter(Protocol):
     async def signed(self) -> SignedReport: ...
 
 
+class Post(Protocol):
+    """The outbox by stick."""
+
+    async def pack(self, above: int) -> SignedRecords: ...
+
+    async def receive(self, sealed: str) -> ReceiptTaken: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
     """The daemon's parts, as the API sees them."""
@@ -281,3 +297,4 @@ class Rooms:
     trust: Trust
     identity: Identity
     reporter: Reporter
+    post: Post
