@@ -11,6 +11,7 @@ from lenskeep.fleet.rollouts.facts import Member, Rollout
 from lenskeep.fleet.rollouts.lifecycle import MemberState, RolloutState
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.intake import Delivery, IntakeStore
+from lenskeep.fleet.store.records import Offer, RecordStore
 from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Certified, Listed, Store, VerifiedReport
 from lenskeep.fleet.store.survey import SurveyStore
@@ -21,6 +22,9 @@ from lenskeep.messages.rollouts import Plan
 from lenskeep.messages.sync import Happening, Outcome, SlotNow, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from lenskeep.trust import invitation
+from lenskeep.trust.chain import BEFORE_ALL, BEGIN, Entry, Facts, Head, Point, put
+from lenskeep.trust.recordfile import entry_line
+from lenskeep.trust.recordpiece import Piece
 
 NOW_MS = 1_800_000_000_000
 NOW_S = NOW_MS // 1000
@@ -81,6 +85,32 @@ def trial(n: int, score: float, *, bundle: str = "ocr@1.1.0", code: str = "", ha
     )  # fmt: skip
 
 
+def entries(device: str, number: int, *, after: Point = BEFORE_ALL, text: str = "") -> list[Entry]:
+    """A device's record."""
+    made: list[Entry] = []
+    for _ in range(number):
+        begins = after == BEFORE_ALL
+        facts = Facts(
+            at_ms=NOW_MS, monotonic_ms=1, boot="", clock_trusted=True, actor="test", action=BEGIN if begins else "note",
+            subject=device if begins else "slot main", reason=text, before="", after="",
+        )  # fmt: skip
+        made.append(put(after, facts))
+        after = made[-1].point
+    return made
+
+
+def offer(device: str, found: list[Entry], after: Point = BEFORE_ALL, *, copy: int = 1, signed: bool = False) -> Offer:
+    """A piece of it, as it was verified; its head when it is signed."""
+    lines = b"".join(entry_line(each, True) for each in found)
+    at = found[-1].point
+    head = Head(device=device, sequence=at.sequence, hash=at.hash, at="", counter=1) if signed else None
+    piece = Piece(
+        after, at, lines, device, found[0].sequence, len(found), {each.sequence: each.hash for each in found}, head,
+        "head" if signed else "",
+    )  # fmt: skip
+    return Offer(device, copy, piece, key(device) if signed else None, proven=True)
+
+
 class Filled:
     """The stores over one engine, and what each of their methods answered."""
 
@@ -89,6 +119,7 @@ class Filled:
         self.store, self.intake = Store(engine), IntakeStore(engine)
         self.telemetry, self.rollouts, self.survey = TelemetryStore(engine), RolloutStore(engine), SurveyStore(engine)
         self.trials = TrialStore(engine)
+        self.records = RecordStore(engine)
         self.said: dict[str, Any] = {}
 
     async def fill(self) -> dict[str, Any]:
@@ -96,6 +127,7 @@ class Filled:
         await self._report()
         await self._sync()
         await self._roll_out()
+        await self._record()
         await self.look()
         return self.said
 
@@ -225,6 +257,19 @@ class Filled:
         await rollouts.tag(["cam-1", "cam-2"], {"site": "a", "line": "3"})
         await rollouts.tag(["cam-1"], {"line": None})
 
+    async def _record(self) -> None:
+        records, found = self.records, entries("cam-2", 9, text="a \0 within")
+        forged = entries("cam-2", 5, after=found[3].point, text="other")
+        said = []
+        for each in (
+            offer("cam-2", found[:4]), offer("cam-2", found[:4]), offer("cam-2", found[4:], found[3].point, signed=True),
+            offer("cam-2", found[:4] + forged, copy=2, signed=True),
+        ):  # fmt: skip
+            said.append(await records.add(each, bytes_max=1 << 20, now_ms=NOW_MS))
+        for place in (found[2].point, forged[0].point, Point(99, "0" * 64)):
+            said.append(await records.compare("cam-2", place, now_ms=NOW_MS))
+        self.said["record"] = said
+
     async def look(self) -> dict[str, Any]:
         """Ask everything that can be asked."""
         store, intake, telemetry, rollouts = self.store, self.intake, self.telemetry, self.rollouts
@@ -242,6 +287,8 @@ class Filled:
             "vitals": [await telemetry.vitals(), await telemetry.vitals("cam-9")], "recent": await telemetry.recent("cam-1"),
             "trials": [await trials.of_device("cam-1"), await trials.now(), await trials.now("ocr@1.1.0"), await trials.ever()],
             "trials of a rollout": [await trials.of_rollout("ocr@1.1.0", 1), await trials.untold("ocr@1.0.0", 1)],
+            "copies": await self.records.copies("cam-2"), "piece": await self.records.piece("cam-2", 1, -1), "no piece": await self.records.piece("cam-2", 1, 9),
+            "witness": [await self.records.witness("cam-2", each) for each in await self.records.copies("cam-2")],
             "due": await rollouts.due(), "gone": await rollouts.gone(), "get": await rollouts.get(1), "all": await rollouts.all(),
             "enrolled": await rollouts.enrolled(), "failed": await rollouts.failed_there("ocr@1.1.0", "line"),
             "desired": [await rollouts.desired(), await rollouts.desired("cam-1")], "history": await rollouts.history(device="cam-1"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 import click
 import msgspec
 
 from lenskeep.cli.run import run_of
-from lenskeep.cli.wire import Address, Wire, parse_address
+from lenskeep.cli.wire import CHUNK_BYTES, Address, Wire, parse_address
 from lenskeep.errors import DaemonUnreachableError
 from lenskeep.messages.fleet import (
     AlarmView,
@@ -26,6 +27,8 @@ from lenskeep.messages.fleet import (
     InvitationMade,
     OperatorToken,
     OperatorTokenAsk,
+    RecordState,
+    RecordWitness,
     ReportAnswer,
     RevocationAsk,
 )
@@ -117,6 +120,25 @@ class FleetClient:
         return self._wire.decode(
             self._wire.ask("POST", f"/v1/devices/{quote(device)}/outbox", body=data), CarriedAnswer
         )
+
+    def record(self, device: str) -> RecordState:
+        return self._wire.get(f"/v1/devices/{quote(device)}/record", RecordState)
+
+    def take_record_piece(self, device: str, copy: int, after: int, lines: bytes) -> RecordState:
+        """Hand in lines of a device's record that stand behind an entry."""
+        query = {"copy": copy, "after": after}
+        data = self._wire.ask("POST", f"/v1/devices/{quote(device)}/record", query=query, body=lines)
+        return self._wire.decode(data, RecordState)
+
+    def record_witness(self, device: str, copy: int | None = None) -> RecordWitness:
+        return self._wire.get(f"/v1/devices/{quote(device)}/record/witness", RecordWitness, copy=copy)
+
+    def export_record(self, device: str, target: BinaryIO, copy: int | None = None) -> None:
+        """Write a copy's lines to `target`."""
+        query = {"copy": copy}
+        answer = self._wire.open("GET", f"/v1/devices/{quote(device)}/record/file", query=query, timeout_s=120.0)
+        for chunk in self._wire.pieces(answer, lambda: answer.read(CHUNK_BYTES)):
+            target.write(chunk)
 
     def alarms(self) -> list[AlarmView]:
         return self._wire.get("/v1/alarms", list[AlarmView])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from lenskeep.daemon.follower import Follower
 from lenskeep.daemon.recordcarrier import RecordCarrier
 from lenskeep.daemon.sync import Sync
-from lenskeep.errors import LenskeepError
+from lenskeep.errors import FleetBusyError, FleetUnreachableError, LenskeepError
 from lenskeep.messages.fleet import cut
 from lenskeep.messages.sync import Command, Outcome
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 200
 TOLD_TOGETHER = 64
+RECORD_TRIES = 30
+RECORD_AGAIN_S_MAX = 120.0
 
 
 class Commands:
@@ -80,11 +83,24 @@ class Commands:
 
     async def _carry_record(self, command: Command) -> None:
         try:
-            await self._carrier.carry()
+            await self._carry_through()
             self._end(Outcome(id=command.id, state="done"))
         except LenskeepError as error:
             self._fail(command, error)
         self.ended()
+
+    async def _carry_through(self) -> None:
+        """Go on when the fleet is away for a while, and give up when it is away for long."""
+        for tried in range(RECORD_TRIES):
+            try:
+                await self._carrier.carry()
+            except (FleetUnreachableError, FleetBusyError) as error:
+                if tried + 1 == RECORD_TRIES:
+                    raise
+                log.info("%s the record is sent again later: %s", error.code, error)
+                await asyncio.sleep(min(RECORD_AGAIN_S_MAX, 2.0**tried) * random.uniform(0.5, 1.0))  # noqa: S311 - spreads
+            else:
+                return
 
     def _fail(self, command: Command, error: LenskeepError) -> None:
         self._end(Outcome(id=command.id, state="failed", code=error.code, text=cut(str(error), 2000)))

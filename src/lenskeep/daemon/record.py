@@ -38,7 +38,7 @@ from lenskeep.messages.record import RecordHead, RecordVerdict
 from lenskeep.registry import audit
 from lenskeep.registry.audit import StoredHead
 from lenskeep.trust import chain, envelope, recordfile
-from lenskeep.trust.chain import BEFORE_ALL, BEGIN, Beginning, Head, Point, Walk
+from lenskeep.trust.chain import BEFORE_ALL, BEGIN, Beginning, Entry, Head, Point, Walk
 from lenskeep.trust.identity import write_durably
 
 log = logging.getLogger(__name__)
@@ -336,17 +336,29 @@ class Record:
         """Yield the record as lines; entries outside of the span are left out, with their digests in their place."""
         head = await self.sign(anew=True)
         yield recordfile.header_line(self._device, self._signer.public)
-        number = BEFORE_FIRST
-        while number < head.sequence:
+        async for entries in self._entries(BEFORE_FIRST, head.sequence):
+            lines = [recordfile.entry_line(entry, first_ms <= entry.at_ms < until_ms) for entry in entries]
+            yield b"".join(lines)
+        yield recordfile.head_line(head.envelope)
+
+    async def lines(self, after: int, head: StoredHead) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield the lines of an export behind an entry, up to a head that was signed, each with its number."""
+        async for entries in self._entries(after, head.sequence):
+            for entry in entries:
+                yield entry.sequence, recordfile.entry_line(entry, True)
+        yield head.sequence, recordfile.head_line(head.envelope)
+
+    async def holds(self, sequence: int, hash_: str) -> bool:
+        """Say whether this is an entry of the record."""
+        async with self._database.read() as tx:
+            return await audit.hash_at(tx, sequence) == hash_
+
+    async def _entries(self, after: int, upto: int) -> AsyncIterator[list[Entry]]:
+        number = after
+        while number < upto:
             async with self._database.read() as tx:
                 page = await audit.after(tx, number, PAGE)
             if not page:
-                break
-            lines = [
-                recordfile.entry_line(entry, first_ms <= entry.at_ms < until_ms)
-                for entry in page
-                if entry.sequence <= head.sequence
-            ]
-            yield b"".join(lines)
+                return
+            yield [entry for entry in page if entry.sequence <= upto]
             number = page[-1].sequence
-        yield recordfile.head_line(head.envelope)

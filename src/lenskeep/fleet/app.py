@@ -25,7 +25,7 @@ from lenskeep.fleet.answers import guard
 from lenskeep.fleet.authority import FleetAuthority, open_authority
 from lenskeep.fleet.carried import CarriedRoom
 from lenskeep.fleet.conductor import Conductor
-from lenskeep.fleet.config import FleetConfig, FleetPlaces
+from lenskeep.fleet.config import FleetConfig, FleetPlaces, Limits
 from lenskeep.fleet.devices import DeviceDoor
 from lenskeep.fleet.director import Director
 from lenskeep.fleet.exposition import Exposition
@@ -34,6 +34,7 @@ from lenskeep.fleet.intake import Intake
 from lenskeep.fleet.operators import OperatorDoor
 from lenskeep.fleet.pages import add_pages
 from lenskeep.fleet.presence import Presence
+from lenskeep.fleet.records import RecordRoom, Records
 from lenskeep.fleet.renewal import Renewal
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import Repository
@@ -43,6 +44,7 @@ from lenskeep.fleet.sites import Sites
 from lenskeep.fleet.store.engine import Engine
 from lenskeep.fleet.store.intake import IntakeStore
 from lenskeep.fleet.store.opening import SQLITE, open_engine
+from lenskeep.fleet.store.records import RecordStore
 from lenskeep.fleet.store.rollouts import RolloutStore
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.store.survey import SurveyStore
@@ -83,7 +85,8 @@ async def serve(
         presence = Presence(intake_store, places.repository, clock, alone=kept.database == SQLITE)
         intake = Intake(intake_store, clock)
         sync = Sync(store, intake_store, intake, presence, reports, config.sync, clock)
-        devices = DeviceDoor(admission, reports, repository, authority, sync, request_s_max=seconds)
+        records = _records(database, store, clock, config.limits)
+        devices = DeviceDoor(admission, reports, repository, authority, sync, records, request_s_max=seconds)
         operators = OperatorDoor(
             store, admission, reports, authority, clock, group_role=config.operators.group_role, request_s_max=seconds
         )
@@ -100,9 +103,11 @@ async def serve(
         rollout_door = RolloutDoor(rollouts, conductor, director, clock, request_s_max=seconds)
 
         context = authority.server_context()
-        room = TelemetryRoom(telemetry, intake_store, store, presence, clock, request_s_max=seconds)
-        carried = CarriedRoom(store, intake, authority, sync.read, seconds)
-        operator_app = operators.app([*views.routes(), *rollout_door.routes(), *room.routes(), *carried.routes()])
+        rooms = (
+            views, rollout_door, records, CarriedRoom(store, intake, authority, sync.read, seconds),
+            TelemetryRoom(telemetry, intake_store, store, presence, clock, request_s_max=seconds),
+        )  # fmt: skip
+        operator_app = operators.app([route for each in rooms for route in each.routes()])
         operator_runner = await _runner(stack, add_pages(operator_app), config.limits.idle_s_max)
         await _open_socket(stack, operator_runner, places.socket)
         if config.operators.port:
@@ -139,6 +144,12 @@ async def _feed_watchdog(notifier: Notifier) -> None:
     while True:
         notifier.watchdog()
         await asyncio.sleep(notifier.watchdog_s / 4 or 60.0)
+
+
+def _records(database: Engine, store: Store, clock: Clock, limits: Limits) -> RecordRoom:
+    copies = RecordStore(database)
+    records = Records(store, copies, clock, mb_max=limits.record_mb_per_device)
+    return RecordRoom(records, copies, store, limits.request_s_max)
 
 
 async def _until(stop: asyncio.Event, loops: list[asyncio.Task[None]]) -> None:

@@ -60,7 +60,7 @@ class Operators(_Section, frozen=True, kw_only=True):
     """[operators]"""
 
     port: Port = 0
-    group_role: Literal["viewer", "operator", "admin"] = "operator"
+    group_role: Literal["viewer", "auditor", "operator", "admin"] = "operator"
 
 
 class Online(_Section, frozen=True, kw_only=True):
@@ -89,6 +89,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     request_s_max: Annotated[float, Meta(gt=0)] = 20.0
     idle_s_max: Annotated[float, Meta(gt=0)] = 75.0
     reports_kept: Count = 200
+    record_mb_per_device: Annotated[int, Meta(ge=1, le=4096)] = 256
     silent_s: Annotated[float, Meta(gt=0)] = 900.0
 
 

@@ -13,6 +13,7 @@ from lenskeep.errors import ForeignIdentityError
 from lenskeep.fleet import answers
 from lenskeep.fleet.admission import Admission
 from lenskeep.fleet.authority import FleetAuthority
+from lenskeep.fleet.records import RecordRoom
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import PREFIX, Repository
 from lenskeep.fleet.store.store import Listed
@@ -30,13 +31,14 @@ class DeviceDoor:
 
     def __init__(
         self, admission: Admission, reports: Reports, repository: Repository, authority: FleetAuthority,
-        sync: Sync, *, request_s_max: float,
+        sync: Sync, records: RecordRoom, *, request_s_max: float,
     ) -> None:  # fmt: skip
         self._admission = admission
         self._reports = reports
         self._repository = repository
         self._authority = authority
         self._sync = sync
+        self._records = records
         self._request_s_max = request_s_max
 
     def app(self) -> web.Application:
@@ -50,6 +52,8 @@ class DeviceDoor:
                 web.post("/v1/devices/{device}/certificate", self.renew),
                 web.post("/v1/devices/{device}/reports", self.report),
                 web.post("/v1/devices/{device}/sync", self.sync),
+                web.get("/v1/devices/{device}/record", self.record),
+                web.post("/v1/devices/{device}/record", self.take_record),
                 *self._repository.routes(),
             ]
         )
@@ -86,6 +90,14 @@ class DeviceDoor:
         """Take a signed report."""
         data = await answers.read_bytes(request, REPORT_BYTES_MAX, self._request_s_max)
         return answers.said(await self._reports.take(data, request[LISTED].device))
+
+    async def record(self, request: web.Request) -> web.Response:
+        """Say how far the device's record is here."""
+        return await self._records.told(request[LISTED].device)
+
+    async def take_record(self, request: web.Request) -> web.Response:
+        """Take a piece of the device's record."""
+        return await self._records.brought(request, request[LISTED].device, itself=True)
 
     async def sync(self, request: web.Request) -> web.Response:
         """Answer a device's call: the one door that is asked all day."""

@@ -49,7 +49,7 @@ class Operator:
     role: FleetRole
 
 
-Ask = Callable[[web.Request, Operator], Awaitable[web.Response]]
+Ask = Callable[[web.Request, Operator], Awaitable[web.StreamResponse]]
 Route = tuple[str, str, FleetRole, Ask]  # method, path, the least role, what answers
 
 

@@ -109,6 +109,39 @@ class CarriedAnswer(_Answer, frozen=True, kw_only=True):
     receipt: str  # signed envelope
 
 
+class RecordCopy(_Answer, frozen=True, kw_only=True):
+    """A copy of a device's record, as far as it is here. One that began anew at the device is another copy."""
+
+    copy: int
+    sequence: int  # of the newest entry
+    hash: str
+    head_sequence: int  # up to here the device has signed; -1 = not yet
+    head_hash: str
+    head: str  # the signed envelope
+    named: str
+    key_id: str
+    public_key: str
+    bytes: int
+    changed_ms: int
+
+
+class RecordState(_Answer, frozen=True, kw_only=True):
+    """What the fleet has of a device's record, the newest copy first; and what became of a piece that came."""
+
+    device: str
+    copies: list[RecordCopy]
+    entries: int = 0  # that were taken
+    known: bool = False  # the head that came alone is one of an entry that is here
+
+
+class RecordWitness(_Answer, frozen=True, kw_only=True):
+    """What a copy is judged by: the device's key, and a head that it signed, of an entry that is in the copy."""
+
+    public_key: str
+    head: str
+    newest: int  # the newest entry that was witnessed; above the copy's = the device has gone on
+
+
 # --- enrolment -----------------------------------------------------------------------------------------------------
 
 
@@ -145,8 +178,8 @@ class AuthorityView(_Answer, frozen=True, kw_only=True):
 
 # --- the operator's door -------------------------------------------------------------------------------------------
 
-FleetRole = Literal["viewer", "operator", "admin"]
-FLEET_ROLES: tuple[FleetRole, ...] = ("viewer", "operator", "admin")  # each may do what those before it may
+FleetRole = Literal["viewer", "auditor", "operator", "admin"]
+FLEET_ROLES: tuple[FleetRole, ...] = ("viewer", "auditor", "operator", "admin")  # each may do what those before it may
 
 
 class InvitationAsk(_Request, frozen=True, kw_only=True):

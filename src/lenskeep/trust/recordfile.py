@@ -114,7 +114,7 @@ class Reading:
         )  # fmt: skip
 
     def _header(self) -> Header:
-        first = _read(next(self._lines, b""))
+        first = read_line(next(self._lines, b""))
         if not isinstance(first, Header) or first.format != FORMAT:
             raise RecordFormatError("The first line does not say that this is a record of Lenskeep.")
         return first
@@ -131,7 +131,7 @@ class Reading:
         self._compare()
 
     def _step(self, data: bytes) -> bool:
-        walk, line = self.walk, _read(data)
+        walk, line = self.walk, read_line(data)
         sequence = walk.at.sequence + 1
         if self.head is not None:
             return walk.wrong(sequence, "foreign", "There is more behind the signed head.")
@@ -177,7 +177,7 @@ def told(walk: Walk) -> list[RecordGap]:
     return [msgspec.structs.replace(gap, noted=rfc3339(int(gap.noted) / 1000)) for gap in walk.gaps]
 
 
-def _read(data: bytes) -> Header | Entry | LeftOut | HeadLine | None:
+def read_line(data: bytes) -> Header | Entry | LeftOut | HeadLine | None:
     """Return a line in its one spelling, else None."""
     if len(data) > LINE_BYTES_MAX or not data.endswith(b"\n"):
         return None

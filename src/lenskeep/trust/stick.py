@@ -111,6 +111,14 @@ def batches(stick: Path, device: str = "") -> Iterator[Batch]:
             yield batch
 
 
+def records(stick: Path) -> Iterator[str]:
+    """Yield the devices whose record lies on a stick."""
+    for name in _names(stick, "record"):
+        device, dot, suffix = name.rpartition(".")
+        if dot and suffix == "jsonl" and DEVICE_ID.fullmatch(device):
+            yield device
+
+
 def receipts(stick: Path, device: str) -> Iterator[str]:
     """Yield the files of a device's receipts on a stick."""
     for name in _names(stick, f"receipts/{device}"):

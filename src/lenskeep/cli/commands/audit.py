@@ -108,12 +108,13 @@ def verify(context: click.Context, file: Path | None, key: Path | None, witnesse
     else:
         with _lines_of(context, file) as lines:
             verdict, given = _read(lines, key, witnesses).verdict(), key is not None or file is None
-    emit(context, "record-verdict/1", verdict, lambda screen: _show_verdict(screen, verdict, given))
+    emit(context, "record-verdict/1", verdict, lambda screen: show_verdict(screen, verdict, given))
     if not verdict.whole:
         context.exit(int(Exit.REFUSED))
 
 
-def _show_verdict(screen: Screen, verdict: RecordVerdict, key_given: bool) -> None:
+def show_verdict(screen: Screen, verdict: RecordVerdict, key_given: bool) -> None:
+    """Say what a verification found."""
     finding = verdict.finding
     if verdict.whole and key_given:
         screen.line(f"{screen.mark('good')} The record of {clean(verdict.device)} is whole.")
@@ -183,7 +184,7 @@ def head(context: click.Context, out: Path | None) -> None:
     """
     found = run_of(context).client().record_head()
     if out is not None:
-        _write(out, [found.envelope.encode()])
+        write_file(out, [found.envelope.encode()])
     emit(context, "record-head/1", found, lambda screen: _show_head(screen, found, out))
 
 
@@ -216,13 +217,13 @@ def export(context: click.Context, form: str, out: Path | None, first: str, unti
     """
     with _lines_of(context, None, first, until) as lines:
         if form == "jsonl":
-            _write(out, lines)
+            write_file(out, lines)
         else:
             entries: list[Entry] = []
             reading = _read(lines, None, (), entries.append)
             _require_readable(reading)
             parts = evidence.pack(entries, reading.verdict(), key_given=True) if form == "html" else _csv(entries)
-            _write(out, (part.encode() for part in parts))
+            write_file(out, (part.encode() for part in parts))
     if out is not None:
         data = {"file": str(out), "format": form, "size_bytes": out.stat().st_size}
         emit(context, "record-export/1", data, lambda screen: screen.line(f"Wrote {clean(out)}."))
@@ -262,10 +263,12 @@ def pack(context: click.Context, source: str, out: Path, key: Path | None, witne
     with _lines_of(context, file) as lines:
         reading = _read(lines, key, witnesses, entries.append)
     verdict = reading.verdict()
-    _write(out, (part.encode() for part in evidence.pack(entries, verdict, key_given=key is not None or file is None)))
+    write_file(
+        out, (part.encode() for part in evidence.pack(entries, verdict, key_given=key is not None or file is None))
+    )
 
     def human(screen: Screen) -> None:
-        _show_verdict(screen, verdict, key is not None or file is None)
+        show_verdict(screen, verdict, key is not None or file is None)
         screen.line(f"Wrote {clean(out)}.")
 
     emit(context, "record-pack/1", {"file": str(out), "verdict": verdict}, human)
@@ -273,7 +276,7 @@ def pack(context: click.Context, source: str, out: Path, key: Path | None, witne
         context.exit(int(Exit.REFUSED))
 
 
-def _write(out: Path | None, parts: Iterable[bytes]) -> None:
+def write_file(out: Path | None, parts: Iterable[bytes]) -> None:
     """Write a file whole or not at all; without a name to standard output."""
     if out is None:
         for part in parts:

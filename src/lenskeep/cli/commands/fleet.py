@@ -10,6 +10,7 @@ import click
 
 from lenskeep.cli.commands.fleetlook import devices, drift, history, overview, show, versions
 from lenskeep.cli.commands.fleetop import op
+from lenskeep.cli.commands.fleetrecord import record
 from lenskeep.cli.commands.fleetstick import take
 from lenskeep.cli.commands.fleetstore import backup, migrate, restore
 from lenskeep.cli.commands.rollout import groups, rollout, tag
@@ -219,7 +220,7 @@ def revoke(context: click.Context, name: str, reason: str) -> None:
 
 
 for command in (
-    overview, devices, show, versions, drift, history, rollout, groups, tag, op, take, migrate, backup, restore,
+    overview, devices, show, versions, drift, history, rollout, groups, tag, op, record, take, migrate, backup, restore,
 ):  # fmt: skip
     fleet.add_command(command)
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from lenskeep.cli.fleetclient import FleetClient, client_of
 from lenskeep.cli.output import Progress, Screen, emit
+from lenskeep.cli.recordsend import send_record
 from lenskeep.cli.run import run_of
 from lenskeep.cli.words import clean, plural
 from lenskeep.errors import LenskeepError
@@ -33,7 +34,8 @@ class TakenIn(Struct, kw_only=True):
     taken: int = 0  # reports
     known: int = 0
     records: int = 0  # of outboxes
-    records_known: int = 0
+    records_known: int = 0  # files that told nothing new
+    entries: int = 0  # of devices' records of changes
     receipts: list[str] = []
     refused: list[Refused] = []
     requests: list[str] = []
@@ -43,7 +45,7 @@ class TakenIn(Struct, kw_only=True):
 @click.argument("folder", type=FOLDER, metavar="STICK")
 @click.pass_context
 def take(context: click.Context, folder: Path) -> None:
-    """Take what devices sent on a stick: signed reports, and metrics and events; the same again does no harm.
+    """Take what devices sent on a stick: reports, metrics and events, records; the same again does no harm.
 
     Receipts are written onto the stick. Bring it back to the devices: what is acknowledged they need not keep.
 
@@ -55,6 +57,7 @@ def take(context: click.Context, folder: Path) -> None:
     screen, client, done = run_of(context).screen, client_of(context), TakenIn()
     _take_reports(client, folder, done)
     _take_records(screen, client, folder, done)
+    _take_record_of_changes(context, client, folder, done)
     done.requests = [device for device, _ in layout.csrs(folder)]
     emit(context, "fleet-stick/1", done, lambda screen: _show(screen, folder, done))
     if done.refused:
@@ -95,6 +98,15 @@ def _take_records(screen: Screen, client: FleetClient, folder: Path, done: Taken
             screen.note(f"{screen.mark('warn')} {error.code} {clean(error)}")
 
 
+def _take_record_of_changes(context: click.Context, client: FleetClient, folder: Path, done: TakenIn) -> None:
+    for device in layout.records(folder):
+        told = run_of(context).transfer(f"Taking the record of {clean(device)}")
+        try:
+            done.entries += send_record(client, folder, device, told)
+        except LenskeepError as error:
+            done.refused.append(_refused(device, 0, layout.record_file(device), error))
+
+
 def _refused(device: str, counter: int, name: str, error: LenskeepError) -> Refused:
     return Refused(device=device, counter=counter, file=name, code=error.code, text=str(error))
 
@@ -104,6 +116,8 @@ def _show(screen: Screen, folder: Path, done: TakenIn) -> None:
     if done.records or done.records_known:
         said = plural(done.records, "metric or event", "metrics and events")
         screen.line(f"{screen.mark('good')} {said} taken, {plural(done.records_known, 'file')} told nothing new.")
+    if done.entries:
+        screen.line(f"{screen.mark('good')} {plural(done.entries, 'entry', 'entries')} of records taken.")
     if done.receipts:
         screen.line(f"  {plural(len(done.receipts), 'receipt')} written to the stick: bring it back to the devices.")
     for one in done.refused:

@@ -224,7 +224,7 @@ class Store:
     async def note_alarm(self, device: str, code: str, text: str, *, now_ms: int) -> None:
         """Note what a person should look at; an empty name is the fleet itself."""
         async with self._database.write() as tx:
-            await _alarm(tx, device, code, text, now_ms)
+            await note_alarm_in(tx, device, code, text, now_ms)
 
     async def alarms(self) -> list[AlarmView]:
         """Return what a person should look at, newest first."""
@@ -328,20 +328,20 @@ async def _compare(tx: Transaction, report: VerifiedReport, now_ms: int) -> None
     )
     if row is not None and row["payload_sha256"] != report.payload_sha256:
         text = f"Report {report.counter} was told twice with different contents."
-        await _alarm(tx, report.device, ReportForkError.code, text, now_ms)
+        await note_alarm_in(tx, report.device, ReportForkError.code, text, now_ms)
 
 
 async def _witness(tx: Transaction, report: VerifiedReport, now_ms: int) -> None:
     """Keep a head of a device's record, or raise an alarm when the record goes back or differs."""
     if report.head_fault:
-        await _alarm(tx, report.device, RecordContradictedError.code, report.head_fault, now_ms)
+        await note_alarm_in(tx, report.device, RecordContradictedError.code, report.head_fault, now_ms)
     if report.head is None:
         return
     chain = int((await _known(tx, report.device))["chain"])
     newest = await _newest_head(tx, report.device)
     if newest is not None and newest["chain"] == chain and report.head.sequence <= newest["sequence"]:
         if text := _contradiction(newest, report.head):
-            await _alarm(tx, report.device, RecordContradictedError.code, text, now_ms)
+            await note_alarm_in(tx, report.device, RecordContradictedError.code, text, now_ms)
         return
     await tx.run(
         "INSERT INTO witness VALUES (?, ?, ?, ?, ?, ?)",
@@ -372,7 +372,8 @@ async def _answer(tx: Transaction, report: VerifiedReport, *, taken: bool, count
     )
 
 
-async def _alarm(tx: Transaction, device: str, code: str, text: str, now_ms: int) -> None:
+async def note_alarm_in(tx: Transaction, device: str, code: str, text: str, now_ms: int) -> None:
+    """Note what a person should look at, in the step that found it."""
     await tx.run(
         "INSERT INTO alarm (device, code, text, first_ms, last_ms, count) VALUES (?, ?, ?, ?, ?, 1)"
         " ON CONFLICT (device, code) DO UPDATE SET text = excluded.text, last_ms = excluded.last_ms,"

@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import * as session from "./session.js";
 
 export const state = { who: null, head: null, failedSince: 0 };
-const RANK = ["viewer", "operator", "admin"];
+const RANK = ["viewer", "auditor", "operator", "admin"];
 
 export async function learnWho() {
   state.who = state.who || (await get("/v1/me"));
