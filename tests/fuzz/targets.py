@@ -54,6 +54,7 @@ from lenskeep.trust import (
     invitation,
     names,
     recordfile,
+    recordpiece,
     source,
     stick,
     strict,
@@ -229,12 +230,22 @@ def record() -> bytes:
     )
 
 
+def record_piece() -> bytes:
+    return b"".join([*(recordfile.entry_line(entry, True) for entry in _entries()), recordfile.head_line(head())])
+
+
 def feed_record(data: bytes) -> None:
     lines = data.splitlines(keepends=True)
     verdict = recordfile.verify(lines, key=KEY.public)
     # the signed head may be spelled in more than one way, everything that it vouches for in one only
     assert not verdict.whole or lines[:-1] == record().splitlines(keepends=True)[:-1]
     recordfile.verify(lines)
+
+
+def feed_record_piece(data: bytes) -> None:
+    """What a device or a stick brings its fleet of a record."""
+    parsed = recordpiece.parse(data)
+    recordpiece.follow(parsed, chain.BEFORE_ALL, "", "cam-1", KEY.public)
 
 
 def feed_head(payload: bytes) -> None:
@@ -367,6 +378,9 @@ def feed_stick(data: bytes) -> None:
     every(
         lambda: found.extend(file for _, file in stick.csrs(place)),
         lambda: found.extend(file for _, _, file in stick.reports(place)),
+        lambda: found.extend(batch.file for batch in stick.batches(place)),
+        lambda: found.extend(stick.receipts(place, "cam-1")),
+        lambda: found.extend(stick.record_file(device) for device in stick.records(place)),
     )
     every(*(lambda name=name: stick.read(place, name, 1 << 12) for name in found))
 
@@ -393,6 +407,9 @@ def _plant(place: Path, kind: bytes, name: str, content: bytes) -> None:
 _STICK_NAMES = ("csr/cam-1.csr", "reports/cam-1/1.json", "record/cam-1.jsonl", "metadata/timestamp.json")
 STICK = b"""file csr/cam-1.csr x
 file reports/cam-1/1.json {}
+file outbox/cam-1/abababababababababababababababab-0-9.json {}
+file receipts/cam-1/abababababababababababababababab.json {}
+file record/cam-1.jsonl {}
 file metadata/timestamp.json {}"""
 ODD_STICK = b"""file csr/cam-1.csr x
 file reports/cam-1/1.json {}
@@ -495,6 +512,7 @@ TARGETS = {
         Target("envelope", feed_envelope, lambda: [envelope.seal(report(), envelope.REPORT, KEY), head()]),
         Target("report", feed_report, lambda: [report(), envelope.seal(report(), envelope.REPORT, KEY)]),
         Target("record", feed_record, lambda: [record()]),
+        Target("record-piece", feed_record_piece, lambda: [record_piece()]),
         Target("record-head", feed_head, lambda: [head(), msgspec.json.encode(_head(_entries()[-1]))]),
         Target("csr", feed_csr, lambda: [csr()]),
         Target("certificate", feed_certificate, lambda: [certificate()]),

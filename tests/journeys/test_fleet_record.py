@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -196,6 +197,7 @@ def test_a_record_on_a_stick_is_taken_and_the_network_goes_on_behind_it(
     assert lenskeep("fleet", "take", stick, fleet=fleet, code=4)["refused"][-1]["code"] == RecordFormatError.code
 
 
+@pytest.mark.attack(92)
 def test_a_registry_that_was_lost_begins_another_copy_beside_the_first(
     fleet: FleetServer, make_device: Any, tmp_path: Path
 ) -> None:
@@ -340,6 +342,7 @@ async def test_anothers_record_a_strangers_head_and_what_is_no_record_are_refuse
         fleet.client._wire.ask("POST", "/v1/devices/rec-mine/record", query={"copy": "1e9", "after": 0}, body=good)
 
 
+@pytest.mark.attack(80)
 async def test_a_gigabyte_of_lies_is_stopped_and_makes_room_for_the_truth(fleet: FleetServer, tmp_path: Path) -> None:
     member = await Member(fleet, "rec-large", tmp_path).join()
     at, number, sent = BEFORE_ALL, 0, 0
@@ -355,3 +358,21 @@ async def test_a_gigabyte_of_lies_is_stopped_and_makes_room_for_the_truth(fleet:
     true = entries("rec-large", 200, text="y" * 3900)
     assert (await send(member, lines(true, "rec-large", member.key), copy=2)).entries == 200  # type: ignore[union-attr]
     assert [each.copy for each in fleet.client.record("rec-large").copies] == [2], "what nobody signed gave way"
+
+
+async def test_a_full_disk_at_the_fleet_takes_nothing_and_the_rest_comes_later(
+    fleet: FleetServer, tmp_path: Path
+) -> None:
+    member = await Member(fleet, "rec-full", tmp_path).join()
+    true = entries("rec-full", 40)
+    await send(member, lines(true[:10]))
+    assert fleet.process is not None
+    before = resource.prlimit(fleet.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(fleet.process.pid, resource.RLIMIT_FSIZE, (4096, before[1]))
+    refused = await send(member, lines(true[10:], "rec-full", member.key), after=9)
+    resource.prlimit(fleet.process.pid, resource.RLIMIT_FSIZE, before)
+    assert isinstance(refused, Problem)
+    assert refused.status in (503, 507)
+    assert fleet.client.record("rec-full").copies[0].sequence == 9
+    assert (await send(member, lines(true[10:], "rec-full", member.key), after=9)).entries == 30  # type: ignore[union-attr]
+    assert alarms(fleet, "rec-full") == []

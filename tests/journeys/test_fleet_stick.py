@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -26,6 +29,8 @@ from lenskeep.errors import (
     ReceiptRefusedError,
     RecordsMissingError,
     SourceError,
+    StorageError,
+    StorageFullError,
     UnlistedDeviceError,
 )
 from lenskeep.messages.sync import Carried, Happening, Receipt, Record
@@ -107,6 +112,13 @@ def stick_of(repository: Repository, folder: Path) -> Path:
     return stick
 
 
+def words_of(*words: object, device: Device) -> str:
+    """What a command says to people."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "LENSKEEP_DEVICE": str(device.socket)}
+    command = [sys.executable, "-m", "lenskeep.cli.main", *map(str, words)]
+    return subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout
+
+
 def stir(device: Device, times: int) -> None:
     for number in range(times):
         device.client.hold("main", number % 2 == 0)
@@ -136,6 +148,7 @@ def test_metrics_and_events_travel_by_stick_each_once_and_a_receipt_lets_the_dev
     device.kill()
     device.start()  # what happened before a power cut is told as well, though no fleet was ever heard
     stir(device, 4)
+    assert "by stick alone" in words_of("sync", "--status", device=device)
     first = lenskeep("sync", "--import", stick, device=device)
     assert first["outbox"]["records"] >= 11, "ten, and vitals"
     assert first["outbox"]["left"] == 0
@@ -183,6 +196,7 @@ def test_stick_and_network_tell_each_record_once_in_whatever_order(fleet: FleetS
     assert one(device.folder / "state/metrics.sqlite", "SELECT dropped FROM outbox") == 0
 
 
+@pytest.mark.attack(92)
 def test_an_outbox_that_was_put_back_from_a_copy_is_found_without_the_fleet(
     fleet: FleetServer, make_device: Any
 ) -> None:
@@ -243,6 +257,46 @@ def test_what_has_no_room_waits_for_the_next_stick_the_oldest_first(
         device.kill()
     assert lenskeep("fleet", "take", stick, fleet=fleet)["records"] == whole.records
     assert len([text for text in told(fleet, "cam-full") if text.startswith("filled")]) == 1800
+
+
+@pytest.mark.attack(99)
+def test_a_full_stick_and_one_with_links_cost_nothing_but_another_way(
+    fleet: FleetServer, make_device: Any, tmp_path: Path
+) -> None:
+    device = make_device(more='[device]\nid = "cam-small"')
+    joined(fleet, device, "cam-small")
+    stick, elsewhere = tmp_path / "stick", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    stick.mkdir()
+    (stick / "outbox").symlink_to(elsewhere)
+    (stick / "record").symlink_to(elsewhere)
+    with away(fleet):
+        fill(device, 3000)
+        linked = write_back(Screen(json=True), device.client, stick, "cam-small")
+        assert linked.faults == [StorageError.code] * 2
+        assert not list(elsewhere.iterdir())
+        (stick / "outbox").unlink()
+        (stick / "record").unlink()
+        if (
+            os.geteuid()
+            or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "small", stick], check=False).returncode
+        ):
+            pytest.skip("no small disk can be mounted here")
+        try:
+            small = write_back(Screen(json=True), device.client, stick, "cam-small")
+            assert set(small.faults) == {StorageFullError.code}
+            assert 0 < small.records < 3000 <= small.records + small.left
+            assert not [path for path in stick.rglob(".*") if path.is_file()], "whole or not at all"
+            device.kill()
+            fleet.start()
+            taken = lenskeep("fleet", "take", stick, fleet=fleet)
+            fleet.kill()
+        finally:
+            subprocess.run(["umount", "-l", stick], check=True)
+    assert taken["records"] == small.records
+    device.start()
+    device.until(lambda: (now := device.client.status().fleet) and now.level and not now.waiting, "the rest", 60)
+    assert len([text for text in told(fleet, "cam-small") if text.startswith("filled")]) == 3000
 
 
 def fill(device: Device, number: int) -> None:

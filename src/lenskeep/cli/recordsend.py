@@ -55,7 +55,11 @@ def send_record(client: FleetClient, stick: Path, device: str, told: Told) -> in
             (after, _), copy = max(places.items(), key=lambda place: place[1])
         else:
             after, copy = -1, (state.copies[0].copy if state.copies else 0) + 1
-        return _send(client, device, file, copy, after, lambda done: told(done, size)) if last > after else 0
+        if last <= after:
+            return 0
+        fresh = _send(client, device, file, copy, after, lambda done: told(done, size))
+        told(size, size)
+        return fresh
 
 
 def _look_through(file: BinaryIO, ends: dict[tuple[int, str], int]) -> tuple[dict[tuple[int, str], int], bytes, int]:

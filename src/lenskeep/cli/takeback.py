@@ -133,14 +133,15 @@ def _remove_replaced(stick: Path, written: list[Batch]) -> None:
 
 def _write_record(client: Client, stick: Path, device: str, done: TakenBack) -> None:
     name = layout.record_file(device)
-    path = stick / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as sink:
-            client.export_record(sink)
-            os.fsync(sink.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with layout.written(name):
+        path = layout.place(stick, name)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            part.unlink(missing_ok=True)
+            with part.open("xb") as sink:
+                client.export_record(sink)
+                os.fsync(sink.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     done.files.append(name)

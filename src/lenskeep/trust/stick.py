@@ -12,6 +12,7 @@ be, no more of them than a stick may bring; everything on it proves itself by it
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -136,21 +137,38 @@ def read(stick: Path, name: str, bytes_max: int) -> bytes:
 
 def write(stick: Path, name: str, data: bytes) -> Path:
     """Write a file to a stick, whole or not at all, there when the stick is pulled. Raises: StorageError."""
-    path = stick / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written(name):
+        path = place(stick, name)
         write_durably(path, data, 0o644)
+    return path
+
+
+@contextlib.contextmanager
+def written(name: str) -> Iterator[None]:
+    """Say what kept a file from being written. Raises: StorageFullError, StorageError."""
+    try:
+        yield
     except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFullError(f"The stick is full; {name} was not written.") from error
         raise StorageError(f"{name} cannot be written to the stick: {error.strerror}.") from error
-    return path
+
+
+def place(stick: Path, name: str) -> Path:
+    """Return where a file is to be written, its folders made; a link on the way leads elsewhere. Raises: OSError."""
+    folder = stick
+    for part in name.split("/")[:-1]:
+        folder /= part
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "a link is in its place")
+        folder.mkdir(parents=True, exist_ok=True)
+    return stick / name
 
 
 def remove(stick: Path, name: str) -> None:
     """Remove a file that has become useless; where that cannot be done it stays, and does no harm."""
     with contextlib.suppress(OSError):
-        (stick / name).unlink()
+        place(stick, name).unlink()
 
 
 def _names(stick: Path, folder: str) -> list[str]:

@@ -67,7 +67,8 @@ def sync(
     client = run.client()
     if show_status:
         now = client.status().fleet
-        emit(context, "fleet/1", now, lambda screen: _show_fleet(screen, now))
+        by_stick = now is None and client.identity().enrolled
+        emit(context, "fleet/1", now, lambda screen: _show_fleet(screen, now, by_stick=by_stick))
         return
     operation = client.sync(carried=stick is not None, source=f"stick {stick}"[:200] if stick is not None else "")
     if stick is not None:
@@ -85,7 +86,11 @@ def sync(
     emit(context, "sync/1", data, lambda screen: _show(screen, view, taken))
 
 
-def _show_fleet(screen: Screen, now: FleetView | None) -> None:
+def _show_fleet(screen: Screen, now: FleetView | None, *, by_stick: bool) -> None:
+    if by_stick:
+        screen.line("This device and its fleet hear of each other by stick alone.")
+        screen.next("lenskeep sync --import DIR")
+        return
     if now is None:
         screen.line("This device belongs to no fleet.")
         screen.next("lenskeep enrol URL --token TOKEN")

@@ -19,7 +19,7 @@ from lenskeep.messages.sync import Command, Happening, Outcome, Record, SlotNow,
 from lenskeep.messages.telemetry import CommandView, PresenceView, SlotView
 
 NONE_TAKEN = -1
-OUTBOXES_KEPT = 8  # of one device: late calls of an outbox before this one still count once
+OUTBOXES_KEPT = 64  # of one device: late calls and old sticks of an outbox before this one still count once
 COMMANDS_MAX = 32  # told in one answer
 _encode = msgspec.msgpack.Encoder().encode
 
