@@ -97,9 +97,7 @@ async def serve(
         views = Views(survey, Exposition(survey, rollouts, places.repository, clock, sync.counts), clock)
         director = Director(places.repository, config.online.keys, os.environ)
         leads = functools.partial(database.lead, "conductor", LEAD_S)
-        conductor = Conductor(
-            rollouts, store, telemetry, trials, director, clock, news=presence.look, expect=presence.expect, leads=leads
-        )
+        conductor = Conductor(rollouts, store, telemetry, trials, director, clock, news=presence, leads=leads)
         rollout_door = RolloutDoor(rollouts, conductor, director, clock, request_s_max=seconds)
 
         context = authority.server_context()

@@ -14,7 +14,8 @@ import contextlib
 import functools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -41,13 +42,29 @@ EVIDENCE_S = 2.0
 PASSED_S_MAX = 60.0  # a machine that slept for longer did not hear its devices meanwhile
 FLEET_ITSELF = ""  # alarms that are about no device
 
-News = Callable[[], Awaitable[None]]
-Concerned = Callable[[list[str]], None]  # is told which devices get something new, before it can be seen
 Leads = Callable[[], Awaitable[bool]]
 
 
-async def _nobody() -> None:
-    """Nobody waits for news."""
+class News(Protocol):
+    """Where devices wait for news."""
+
+    def expect(self, concerned: Iterable[str]) -> None:
+        """Hear which devices get something new, before it can be seen."""
+        ...
+
+    async def look(self) -> None:
+        """See that there is something new."""
+        ...
+
+
+class Nobody:
+    """Where nobody waits."""
+
+    def expect(self, concerned: Iterable[str]) -> None:
+        """Tell nobody."""
+
+    async def look(self) -> None:
+        """Tell nobody."""
 
 
 async def _alone() -> bool:
@@ -59,7 +76,7 @@ class Conductor:
 
     def __init__(
         self, store: RolloutStore, alarms: Store, telemetry: TelemetryStore, trials: TrialStore, director: Director,
-        clock: Clock, *, news: News = _nobody, expect: Concerned = lambda _devices: None, leads: Leads = _alone,
+        clock: Clock, *, news: News | None = None, leads: Leads = _alone,
     ) -> None:  # fmt: skip
         self._store = store
         self._alarms = alarms
@@ -67,8 +84,7 @@ class Conductor:
         self._trials = trials
         self._director = director
         self._clock = clock
-        self._news = news
-        self._expect = expect
+        self._news: News = news or Nobody()
         self._leads = leads
         self._owner = uuid.uuid4().hex
         self._woken = asyncio.Event()
@@ -206,7 +222,7 @@ class Conductor:
             return [order for _, order in found]
 
         def numbered_in_thread(generations: Mapping[str, int]) -> None:
-            loop.call_soon_threadsafe(self._expect, [one.device for one in members])
+            loop.call_soon_threadsafe(self._news.expect, [one.device for one in members])
             numbers = [(one, generations.get(one.device, 0)) for one in members if one.renumber]
             asyncio.run_coroutine_threadsafe(self._store.number(numbers), loop).result()
 
@@ -215,7 +231,7 @@ class Conductor:
         )
         if signed.anew:
             log.info("signed what %d devices should run", signed.anew)
-            await self._news()
+            await self._news.look()
         await self._store.signed(one for one in members if one.want not in signed.unlisted)
         return signed.unlisted
 

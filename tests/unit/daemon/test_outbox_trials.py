@@ -166,3 +166,24 @@ async def test_a_trial_that_ends_wakes_the_outbox(tmp_path: Path) -> None:
         async with asyncio.timeout(2.0):
             await heard.wait()
         work.cancel()
+
+
+async def test_a_stick_carries_trials_without_a_fleet_that_was_ever_heard_and_none_twice(tmp_path: Path) -> None:
+    async def carried(box: Box) -> list[tuple[str, float]]:
+        found = await box.outbox.carry(-1)
+        records = found[2] if found is not None else []
+        return [(one.bundle.partition("@")[2], one.golden_score) for one in records if isinstance(one, Trial)]
+
+    async with start(tmp_path) as box:
+        await box.tried("1.0.0", 0.97)
+        assert await carried(box) == [("1.0.0", 0.97)]
+        await box.tried("1.1.0", 0.5)
+        assert await carried(box) == [("1.0.0", 0.97), ("1.1.0", 0.5)], "they stay until they are acknowledged"
+    async with start(tmp_path) as box:
+        assert await carried(box) == [("1.0.0", 0.97), ("1.1.0", 0.5)]
+        found = await box.outbox.carry(-1)
+        assert found is not None
+        assert await box.outbox.acknowledged(found[0].name, found[2][-1].n) == len(found[2])
+        assert await box.outbox.acknowledged("ab" * 16, 10**6) == 0, "another outbox"
+        assert await carried(box) == []
+        assert await box.tell() == []

@@ -54,7 +54,15 @@ def test_no_method_of_a_store_is_left_out() -> None:
     text = inspect.getsource(fleetstore) + Path(__file__).read_text()
     filled = Filled.__new__(Filled)
     Filled.__init__(filled, None)  # type: ignore[arg-type]
-    stores = (filled.store, filled.intake, filled.telemetry, filled.rollouts, filled.survey, filled.trials, filled.records)
+    stores = (
+        filled.store,
+        filled.intake,
+        filled.telemetry,
+        filled.rollouts,
+        filled.survey,
+        filled.trials,
+        filled.records,
+    )
     for store in stores:
         for name, _ in inspect.getmembers(type(store), inspect.iscoroutinefunction):
             if not name.startswith("_"):
