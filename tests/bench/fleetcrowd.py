@@ -64,7 +64,9 @@ class Ground:
         """Wait until so many connections stand; return how long that took."""
         began = time.monotonic()
         while self.connections() < count:
-            assert time.monotonic() < began + READY_S + count * EACH_READY_S, f"{self.connections()} of {count}\n{self.fleet.log()}"
+            assert time.monotonic() < began + READY_S + count * EACH_READY_S, (
+                f"{self.connections()} of {count}\n{self.fleet.log()}"
+            )
             time.sleep(0.1)
         return time.monotonic() - began
 
