@@ -89,6 +89,7 @@ class Outbox:
         self._by_stick = False  # somebody came with a stick in this start
         self._collecting = asyncio.Lock()
         self._wake = asyncio.Event()
+        self._stirred = False  # something moved on this device since the last look
         self.kinds: frozenset[str] = frozenset()  # of records that the fleet takes, beside the first three
         self.told: Callable[[], None] = lambda: None  # called when there is something that the fleet should hear soon
 
@@ -111,8 +112,12 @@ class Outbox:
     # --- what comes in --------------------------------------------------------------------------------------------
 
     def heed(self, type_: str, data: Any) -> None:
-        """Hear of what happens on this device; faults are told as they happen, all else comes from the record."""
+        """Hear of what happens on this device; faults are told as they happen, all else comes from the record.
+
+        A slot may stand elsewhere without an entry that the fleet is told, as when a probation is over.
+        """
         if type_ in ("slot", "bundle"):
+            self._stirred = True
             self._wake.set()
         if type_ != "fault" or not self._belongs() or len(self._faults) >= FAULTS_WAITING_MAX:
             return
@@ -131,10 +136,12 @@ class Outbox:
         """Collect until cancelled."""
         while True:
             self._wake.clear()
+            stirred, self._stirred = self._stirred, False
             try:
-                if self._belongs() and await self.collect():
+                if self._belongs() and (await self.collect() or stirred):
                     self.told()
             except LenskeepError as error:  # a full or failing disk: what was not taken is taken later
+                self._stirred |= stirred
                 log.warning("%s outbox: %s", error.code, error)
             try:
                 async with asyncio.timeout(COLLECT_S):
