@@ -29,7 +29,7 @@ def main() -> int:
         spread_s = max(5.0, asked.devices / 200)
         crowd = made.start(made.plan(all_, wait_s=110.0, window_s=900.0, spread_s=spread_s, root=""), asked.processes)
         made.until_held(len(all_))
-        made.until_quiet()
+        made.until_quiet(0.1 + len(all_) / 50_000)  # so many who wait come again all the time
         calm = _others(made, others, 8.0)
         watched = made.start(made.plan(others, window_s=1.0, root="", seconds=asked.seconds + 2), 1)[0]
         time.sleep(2.0)
