@@ -121,26 +121,25 @@ def _copy(run: Run, origin: Path, target: Path, one: Listing) -> None:
     descriptor = open_regular(origin, name)
     if descriptor is None:
         raise SourceError(f"{name} is listed and not in the repository.")
-    path = target / name
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
     told = run.transfer(f"Writing {clean(one.path)}")
     digest, done = hashlib.sha256(), 0
-    try:
-        with os.fdopen(descriptor, "rb") as source, part.open("wb") as sink:
-            while chunk := source.read(COPY_BYTES):
-                sink.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                told(done, one.length_bytes)
-            os.fsync(sink.fileno())
-        if digest.hexdigest() != one.sha256:
-            raise ListingMismatchError(f"{name} in the repository is damaged; the stick was not finished.")
-        part.replace(path)
-    except OSError as error:
-        raise SourceError(f"The stick cannot be written: {error.strerror}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with os.fdopen(descriptor, "rb") as source, layout.written(name):
+        path = layout.place(target, name)
+        part = path.with_name(f".{path.name}.part")
+        part.unlink(missing_ok=True)  # also a link, which somebody may have laid there
+        try:
+            with part.open("xb") as sink:
+                while chunk := source.read(COPY_BYTES):
+                    sink.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    told(done, one.length_bytes)
+                os.fsync(sink.fileno())
+            if digest.hexdigest() != one.sha256:
+                raise ListingMismatchError(f"{name} in the repository is damaged; the stick was not finished.")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _digest(folder: Path, name: str) -> str:
