@@ -99,7 +99,7 @@ async def _tell(outbox: Outbox, fleet: ToyFleet, chance: random.Random, *, fair:
         fleet.take(name, records)
     if not fair and chance.random() < 0.3:
         return False
-    await outbox.taken(name, taken)
+    await outbox.taken(name, taken, None)
     return not records
 
 

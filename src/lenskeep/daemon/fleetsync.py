@@ -231,7 +231,7 @@ class FleetSync:
         """Take an answer."""
         self._heard_s, self._fault = self._clock.monotonic_s(), None
         self._outbox.kinds = frozenset(answer.kinds)
-        await self._outbox.taken(call.outbox, answer.taken)
+        await self._outbox.taken(call.outbox, answer.taken, call.after)
         self._told.slots = slots
         self._commands.told(call.done)
         if report is not None:

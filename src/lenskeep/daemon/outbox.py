@@ -235,14 +235,19 @@ class Outbox:
                 after, records = await outbox.gone_up_to(tx), current
         return found.name, after, records
 
-    async def taken(self, name: str, taken: int) -> int:
-        """Take the fleet's word for what it has; return how many records could be forgotten."""
+    async def taken(self, name: str, taken: int, after: int | None) -> int:
+        """Take the fleet's word for what it has; return how many records could be forgotten.
+
+        Args:
+            after: what the call that is answered said is gone. An answer that was held may be older than what other
+                calls heard meanwhile: only one that contradicts its own call says that the fleet was put back.
+        """
         async with self._windows.read() as tx:
-            found, after = await outbox.state(tx), await outbox.gone_up_to(tx)
+            found, gone_up_to = await outbox.state(tx), await outbox.gone_up_to(tx)
         if found is None or found.name != name:
             return 0
-        if taken <= after:
-            if taken < after and found.trial >= 0:
+        if taken <= gone_up_to:
+            if after is not None and taken < after and found.trial >= 0:
                 await self._tell_trials_again()
             self._agree()
             return 0

@@ -42,7 +42,7 @@ class Box:
         await self.outbox.collect()
         name, after, records = await self.outbox.batch()
         self.outbox.kinds = frozenset(KINDS if self.newer else ())
-        await self.outbox.taken(name, records[-1].n if records else after)
+        await self.outbox.taken(name, records[-1].n if records else after, after)
         return [(one.bundle.partition("@")[2], one.golden_score) for one in records if isinstance(one, Trial)]
 
 
@@ -136,7 +136,7 @@ async def test_an_outbox_that_was_put_back_tells_no_trial_twice(tmp_path: Path) 
     async with start(tmp_path) as box:
         await box.outbox.collect()
         name, _, _ = await box.outbox.batch()
-        await box.outbox.taken(name, after)  # the fleet has more than this outbox ever sent
+        await box.outbox.taken(name, after, -1)  # the fleet has more than this outbox ever sent
         await box.tried("1.1.0", 0.97)
         assert [await box.tell(), await box.tell()] in ([[("1.1.0", 0.97)], []], [[], [("1.1.0", 0.97)]])
 
@@ -146,10 +146,20 @@ async def test_a_fleet_that_was_put_back_hears_once_more_what_counts(tmp_path: P
         for score in (0.4, 0.98):
             await box.tried("1.1.0", score)
         assert [await box.tell(), await box.tell()] == [[], [("1.1.0", 0.98)]]
-        name, _, _ = await box.outbox.batch()
+        name, after, _ = await box.outbox.batch()
         for _ in range(3):  # nothing new was sent meanwhile
-            await box.outbox.taken(name, -1)
+            await box.outbox.taken(name, -1, after)
         assert [await box.tell(), await box.tell()] == [[("1.1.0", 0.98)], []]
+
+
+async def test_an_answer_that_the_fleet_held_for_long_does_not_look_as_if_it_was_put_back(tmp_path: Path) -> None:
+    async with start(tmp_path) as box:
+        await box.tried("1.1.0", 0.98)
+        name, held, _ = await box.outbox.batch()
+        told = [*await box.tell(), *await box.tell()]
+        assert told == [("1.1.0", 0.98)]
+        await box.outbox.taken(name, held, held)  # the answer to the first call comes only now
+        assert await box.tell() == []
 
 
 async def test_a_trial_that_ends_wakes_the_outbox(tmp_path: Path) -> None:
