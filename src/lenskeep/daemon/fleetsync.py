@@ -232,7 +232,8 @@ class FleetSync:
         self._heard_s, self._fault = self._clock.monotonic_s(), None
         self._outbox.kinds = frozenset(answer.kinds)
         await self._outbox.taken(call.outbox, answer.taken, call.after)
-        self._told.slots = slots
+        if call.slots:  # what was held and brought none is older than what another call has told meanwhile
+            self._told.slots = slots
         self._commands.told(call.done)
         if report is not None:
             await self._note_report(report, answer)
