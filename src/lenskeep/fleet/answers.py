@@ -11,7 +11,7 @@ import http
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -43,6 +43,7 @@ from lenskeep.messages.control import Problem
 log = logging.getLogger("lenskeep.fleet")
 
 JSON_BYTES_MAX = 64 << 10
+PROBLEM_MEDIA = "application/problem+json"
 T = TypeVar("T", bound=Struct)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -118,19 +119,38 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         answer = _refused(fault(f"{request.method} {request.path}: {error.reason}."), error.status)
     except Exception:  # the root of a request: every fault leaves as a problem, none silently
         log.exception("%s %s failed", request.method, request.path)
-        answer = _refused(LenskeepError("The service met a condition that nobody foresaw."))
+        answer = _refused(unforeseen())
     answer.headers.setdefault("Cache-Control", "no-store")
     answer.headers.setdefault("X-Content-Type-Options", "nosniff")
     return answer
 
 
 def _refused(error: LenskeepError, status: int = 0) -> web.Response:
+    refused = refusal(error, status)
+    headers = {"Retry-After": str(refused.retry_after_s)} if refused.retry_after_s else None
+    return web.Response(body=refused.body, status=refused.status, headers=headers, content_type=PROBLEM_MEDIA)
+
+
+class Refusal(NamedTuple):
+    """A fault, as it is answered."""
+
+    status: int
+    body: bytes  # a problem document
+    retry_after_s: int  # 0 = nothing is said of it
+
+
+def refusal(error: LenskeepError, status: int = 0) -> Refusal:
+    """Return how a fault is answered; the status is the fault's own unless one is given."""
     status = status or next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
     problem = Problem(
         type=f"urn:lenskeep:problem:{error.code}", title=error.title(), status=status, detail=str(error),
         code=error.code, hint=error.hint,
     )  # fmt: skip
     again_s = next((RETRY_AFTER_S[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER_S), 0)
-    headers = {"Retry-After": str(again_s + random.randrange(again_s))} if again_s else None  # noqa: S311 - no secret
-    body = msgspec.json.encode(problem)
-    return web.Response(body=body, status=status, headers=headers, content_type="application/problem+json")
+    again_s += random.randrange(again_s) if again_s else 0  # noqa: S311 - no secret
+    return Refusal(status, msgspec.json.encode(problem), again_s)
+
+
+def unforeseen() -> LenskeepError:
+    """Return the fault that stands for one that nobody foresaw."""
+    return LenskeepError("The service met a condition that nobody foresaw.")

@@ -23,6 +23,7 @@ from lenskeep.errors import ConfigError, ConflictError
 from lenskeep.fleet.admission import Admission
 from lenskeep.fleet.answers import guard
 from lenskeep.fleet.authority import FleetAuthority, open_authority
+from lenskeep.fleet.callline import CallLines
 from lenskeep.fleet.carried import CarriedRoom
 from lenskeep.fleet.conductor import Conductor
 from lenskeep.fleet.config import FleetConfig, FleetPlaces, Limits
@@ -51,7 +52,7 @@ from lenskeep.fleet.store.survey import SurveyStore
 from lenskeep.fleet.store.telemetry import TelemetryStore
 from lenskeep.fleet.store.trials import TrialStore
 from lenskeep.fleet.survey import Survey
-from lenskeep.fleet.sync import Sync
+from lenskeep.fleet.sync import CALL_BYTES_MAX, Sync
 from lenskeep.fleet.telemetry import Telemetry, TelemetryRoom
 from lenskeep.fleet.views import Views
 from lenskeep.systemd import Notifier
@@ -113,10 +114,8 @@ async def serve(
         if config.devices.plain_port:
             await _open_plain(stack, config, repository)
         await conductor.begin()
-        door = await _runner(stack, devices.app(), config.limits.idle_s_max)
-        held = HeldConnections(_factory(door), context, config.sync.connections_per_second)
+        held, lines = await _device_door(stack, devices, context, config)
         port = _hold(held, config.devices.address, config.devices.port)
-        stack.push_async_callback(held.close)
         _hear(database, admission, presence, conductor)
 
         begun(_words(authority, places, port, made))
@@ -128,6 +127,7 @@ async def serve(
         loops += [
             Telemetry(telemetry, clock).run(),
             held.run(),
+            lines.run(),
             collect_gently(lambda: held.taken),
             Sites(rollouts).run(presence),
             *([shelf.run()] if shelf else []),
@@ -181,10 +181,20 @@ def _hear(database: Engine, admission: Admission, presence: Presence, conductor:
     database.listen("rollouts", lambda _subject: conductor.wake())
 
 
-def _factory(door: web.AppRunner) -> web.Server:
-    server = door.server
-    assert isinstance(server, web.Server)  # the runner is set up
-    return server
+async def _device_door(
+    stack: AsyncExitStack, devices: DeviceDoor, context: ssl.SSLContext, config: FleetConfig
+) -> tuple[HeldConnections, CallLines]:
+    limits = config.limits
+    runner = await _runner(stack, devices.app(), limits.idle_s_max)
+    assert isinstance(runner.server, web.Server)  # it is set up
+    lines = CallLines(
+        devices.answer, runner.server, body_bytes_max=CALL_BYTES_MAX, request_s_max=limits.request_s_max,
+        idle_s_max=limits.idle_s_max,
+    )  # fmt: skip
+    stack.callback(lines.close)
+    held = HeldConnections(lines, context, config.sync.connections_per_second)
+    stack.push_async_callback(held.close)
+    return held, lines
 
 
 def _hold(held: HeldConnections, address: str, port: int) -> int:

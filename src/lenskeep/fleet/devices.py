@@ -7,12 +7,15 @@ even on a connection that it holds. A device speaks for itself alone.
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
-from lenskeep.errors import ForeignIdentityError
+from lenskeep.errors import ForeignIdentityError, LenskeepError
 from lenskeep.fleet import answers
 from lenskeep.fleet.admission import Admission
 from lenskeep.fleet.authority import FleetAuthority
+from lenskeep.fleet.callline import Asked, Said
 from lenskeep.fleet.records import RecordRoom
 from lenskeep.fleet.reports import Reports
 from lenskeep.fleet.repository import PREFIX, Repository
@@ -21,6 +24,8 @@ from lenskeep.fleet.sync import CALL_BYTES_MAX, Sync
 from lenskeep.messages.fleet import CertificateAsk, EnrolmentRequest
 from lenskeep.messages.sync import MEDIA_MSGPACK
 from lenskeep.trust.stick import REPORT_BYTES_MAX
+
+log = logging.getLogger("lenskeep.fleet")
 
 LISTED = web.RequestKey("listed", Listed)
 OPEN_PATHS = ("/v1/authority", "/v1/enrolment", "/livez")
@@ -100,14 +105,32 @@ class DeviceDoor:
         return await self._records.brought(request, request[LISTED].device, itself=True)
 
     async def sync(self, request: web.Request) -> web.Response:
-        """Answer a device's call: the one door that is asked all day."""
-        content = request.content
-        if content.is_eof() and content.total_bytes <= CALL_BYTES_MAX and "Content-Encoding" not in request.headers:
-            data = content.read_nowait()  # it came whole with its head, as nearly always
-        else:
-            data = await answers.read_bytes(request, CALL_BYTES_MAX, self._request_s_max)
-        media = MEDIA_MSGPACK if request.headers.get("Content-Type") == MEDIA_MSGPACK else "application/json"
-        call = self._sync.read(data, media)
-        listed, connection = request[LISTED], id(request.transport)
-        answer = await self._sync.answer(listed.device, request.remote or "", call, connection)
-        return web.Response(body=self._sync.write(answer, media), headers={"Content-Type": media})
+        """Answer a device's call that came by way of aiohttp."""
+        data = await answers.read_bytes(request, CALL_BYTES_MAX, self._request_s_max)
+        media = _media(request.headers.get("Content-Type", ""))
+        body = await self._call(request[LISTED], request.remote or "", data, media, id(request.transport))
+        return web.Response(body=body, headers={"Content-Type": media})
+
+    async def answer(self, asked: Asked) -> Said:
+        """Answer a device's call on a connection that calls alone come on: the one door that is asked all day."""
+        try:
+            listed = await self._admission.identify(asked.connection)
+            if asked.device != listed.device:
+                raise ForeignIdentityError(f"{listed.device!r} speaks for itself alone.")
+            media = _media(asked.media)
+            return Said(200, media, await self._call(listed, asked.address, asked.body, media, id(asked.connection)))
+        except LenskeepError as error:
+            refused = answers.refusal(error)
+        except Exception:  # the root of a request: every fault leaves as a problem, none silently
+            log.exception("A call of %s failed", asked.device)
+            refused = answers.refusal(answers.unforeseen())
+        later = f"Retry-After: {refused.retry_after_s}\r\n" if refused.retry_after_s else ""
+        return Said(refused.status, answers.PROBLEM_MEDIA, refused.body, later)
+
+    async def _call(self, listed: Listed, address: str, data: bytes, media: str, connection: int) -> bytes:
+        answer = await self._sync.answer(listed.device, address, self._sync.read(data, media), connection)
+        return self._sync.write(answer, media)
+
+
+def _media(said: str) -> str:
+    return MEDIA_MSGPACK if said == MEDIA_MSGPACK else "application/json"

@@ -78,6 +78,7 @@ class HeldConnections:
         loop = asyncio.get_running_loop()
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             await loop.connect_accepted_socket(
                 self._factory, connection, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S_MAX,
                 ssl_shutdown_timeout=2.0,
