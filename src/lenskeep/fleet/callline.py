@@ -111,7 +111,7 @@ class CallLines:
 class CallLine(asyncio.Protocol):
     """One connection, while nothing but calls come."""
 
-    __slots__ = ("_address", "_ahead", "_answering", "_connection", "_door", "_ends", "_heard_s", "_loop",
+    __slots__ = ("_address", "_ahead", "_answering", "_connection", "_door", "_ends", "_full", "_heard_s", "_loop",
                  "_needed", "_transport")  # fmt: skip
 
     def __init__(self, door: CallLines) -> None:
@@ -123,6 +123,7 @@ class CallLine(asyncio.Protocol):
         self._answering: asyncio.Task[None] | None = None
         self._ahead = bytearray()
         self._needed = 0
+        self._full = False  # of answers that are not read
         self._heard_s = self._loop.time()
         self._ends: asyncio.TimerHandle | None = None  # of the time that a call has to come whole
 
@@ -140,14 +141,25 @@ class CallLine(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer a whole call, wait for the rest of one, or hand over."""
         self._heard_s = self._loop.time()
-        if self._answering is None and not self._ahead:
+        busy = self._answering is not None or self._full
+        if not busy and not self._ahead:
             self._take(data)
             return
         self._ahead += data
-        if self._answering is not None:
+        if busy:
             if len(self._ahead) > AHEAD_BYTES_MAX:
                 self.hang_up()
         elif len(self._ahead) >= self._needed:
+            self._take(bytes(self._ahead))
+
+    def pause_writing(self) -> None:
+        """Answer nothing more to who does not read answers."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._full = False
+        if self._ahead and self._answering is None:
             self._take(bytes(self._ahead))
 
     def _take(self, data: bytes) -> None:
@@ -180,7 +192,7 @@ class CallLine(asyncio.Protocol):
             return
         self._heard_s = self._loop.time()
         self._transport.write(_written(said, int(time.time())))
-        if self._ahead:
+        if self._ahead and not self._full:
             self._take(bytes(self._ahead))
 
     def _hand_over(self, data: bytes) -> None:
