@@ -16,12 +16,13 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Page
 
+from lenskeep.bundle.keys import generate_key
 from lenskeep.messages.fleet import FleetRole, LastRefusal, OperatorTokenAsk, SlotReport
 from lenskeep.messages.rollouts import Plan, RolloutAsk, Wave
 from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Happening, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
 from lenskeep.trust.keeping import releases
-from tests import tinybundle
+from tests import records, tinybundle
 from tests.device import bundle_bytes
 from tests.fleetrig import FleetServer, Member
 from tests.repositories import Repository
@@ -50,7 +51,7 @@ def scene() -> Iterator[Scene]:
         with ThreadPoolExecutor(1) as aside:  # the browser's driver has a loop of its own in this thread
             aside.submit(lambda: asyncio.run(_report(fleet))).result()
         fleet.token("cam-4")
-        asks = [OperatorTokenAsk(name=role, role=role) for role in ("viewer", "operator")]
+        asks = [OperatorTokenAsk(name=role, role=role) for role in ("viewer", "auditor", "operator")]
         yield Scene(fleet, {ask.role: fleet.client.add_operator(ask).secret for ask in asks})
     finally:
         fleet.close()
@@ -210,6 +211,52 @@ def test_a_viewer_finds_out_why_not_and_an_operator_asks_a_device_after_confirmi
     page.click("#dialog-yes")
     page.locator("#notice-body", has_text="Done").wait_for()
     assert [one.kind for one in scene.fleet.client.asked_of("cam-2")] == ["sync"]
+
+
+@pytest.fixture(scope="module")
+def recorded(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A device whose record was brought; the export that it must equal."""
+    folder, key = tmp_path_factory.mktemp("record"), generate_key()
+
+    async def bring() -> bytes:
+        device = await Member(scene.fleet, "cam-9", folder, key).join()
+        async with records.kept(folder, key, "cam-9") as kept:
+            await kept.begin()
+            await kept.note(30)
+            lines = await kept.lines()
+        status, said = await device.ask("POST", "/v1/devices/cam-9/record?copy=1&after=-1", b"".join(lines[1:]))
+        assert status == 200, said
+        return b"".join(lines)
+
+    with ThreadPoolExecutor(1) as aside:
+        (folder / "export").write_bytes(aside.submit(lambda: asyncio.run(bring())).result())
+    return folder / "export"
+
+
+def test_an_auditor_saves_a_devices_record_and_it_is_the_devices_own_export(
+    visit: Callable[..., Page], recorded: Path, tmp_path: Path
+) -> None:
+    page = visit("auditor", "devices/cam-9")
+    page.locator("#record-copy", has_text="lenskeep audit verify").wait_for()
+    with page.expect_download() as saving:
+        page.click("#save-record")
+    assert saving.value.suggested_filename == "cam-9.record.jsonl"
+    saving.value.save_as(tmp_path / "saved")
+    assert (tmp_path / "saved").read_bytes() == recorded.read_bytes()
+
+
+def test_who_may_not_read_records_is_told_and_one_that_is_not_here_is_asked_for(
+    visit: Callable[..., Page], scene: Scene, recorded: Path
+) -> None:
+    page = visit("viewer", "devices/cam-9")
+    page.wait_for_selector("#save-record[aria-disabled=true]")
+    assert page.locator("#record-copy").count() == 0
+    page = visit("operator", "devices/cam-1")
+    page.wait_for_selector("#save-record[aria-disabled=true]")
+    page.click("#ask-record")
+    page.click("#dialog-yes")
+    page.locator("#notice-body", has_text="Done").wait_for()
+    assert [one.kind for one in scene.fleet.client.asked_of("cam-1")] == ["record"]
 
 
 @pytest.mark.parametrize("language", ["de", "es", "zh"])

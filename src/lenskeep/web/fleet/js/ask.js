@@ -24,7 +24,8 @@ export function problemNode(problem) {
   );
 }
 
-function put(node, bad) {
+/** Show what came of something. */
+export function put(node, bad) {
   byId("notice").classList.toggle("bad", bad);
   byId("notice-body").replaceChildren(node);
   show(byId("notice"), true);

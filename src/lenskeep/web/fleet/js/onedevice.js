@@ -5,12 +5,14 @@ import { ago, card, facts, health, slotNode, table, when } from "./bits.js";
 import { doAfterAsking } from "./ask.js";
 import { arm, armed, h } from "./dom.js";
 import * as fleet from "./fleet.js";
+import * as record from "./record.js";
 import { bytes, known, milliseconds, number, plain, t } from "./text.js";
 
 const HISTORY_SHOWN = 50;
 
-export function load(name) {
-  return get(`/v1/fleet/devices/${encodeURIComponent(name)}`);
+export async function load(name) {
+  const [page, copies] = await Promise.all([get(`/v1/fleet/devices/${encodeURIComponent(name)}`), record.load(name)]);
+  return { ...page, record: copies };
 }
 
 export function nodes(page, name) {
@@ -32,7 +34,7 @@ export function nodes(page, name) {
         [t("device.vitals"), vitals ? t("device.vitals_text", { disk: bytes(vitals.disk_free_mb * 1e6), memory: bytes(vitals.memory_free_mb * 1e6), load: number(vitals.load, 2) }) + (vitals.temperature_c === null ? "" : ` · ${number(vitals.temperature_c)} °C`) : ""],
         [t("device.key"), detail.device.fingerprint ? h("code", {}, plain(detail.device.fingerprint, 80)) : ""],
         [t("device.certificate"), line.certificate_ends ? when(line.certificate_ends) : ""],
-        [t("device.record"), detail.head_hash ? t("device.record_text", { n: detail.head_sequence, hash: plain(detail.head_hash, 13) }) : ""],
+        [t("device.record"), detail.head_hash ? t("device.record_text", { n: detail.head_sequence, hash: plain(detail.head_hash.slice(0, 12), 12) }) : ""],
         [t("device.refusal"), report?.refusal ? `${plain(report.refusal.code, 20)} ${plain(report.refusal.text, 600)}` : ""],
       ]),
       actions(name, line),
@@ -40,6 +42,7 @@ export function nodes(page, name) {
     card(t("device.slots"), line.slots.length ? h("div", { id: "device-slots" }, ...line.slots.map(slotCard)) : h("p", { class: "quiet" }, t("device.no_slots"))),
     card(t("device.trials"), trials(page.trials)),
     card(t("device.history"), history(page.history)),
+    record.node(page.record, name),
   ];
 }
 
