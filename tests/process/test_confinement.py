@@ -287,10 +287,10 @@ def test_a_fork_bomb_does_not_get_its_first_child(prey: Prey, kind: str) -> None
     told = prey.attack(
         kind,
         f"attempt(os.fork)\nattempt(call, {number['clone']}, 17, 0, 0, 0, 0)\n"
-        f"attempt(call, {number['clone3']}, bytes(88), 88)\nattempt(os.unshare if hasattr(os, 'unshare') else os.fork)\n"
+        f"attempt(call, {number['clone3']}, bytes(88), 88)\n"
         "thread = threading.Thread(target=print, args=['a thread']); thread.start(); thread.join()",
     )
-    assert told.said == ["EPERM", "EPERM", "ENOSYS", "EPERM", "a thread"]
+    assert told.said == ["EPERM", "EPERM", "ENOSYS", "a thread"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

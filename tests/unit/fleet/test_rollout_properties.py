@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -146,6 +146,11 @@ def test_no_sequence_of_events_breaks_what_a_rollout_promises(
 
 @settings(max_examples=200, deadline=None, print_blob=True)
 @given(plan=plans, count=st.integers(1, 8), script=events)
+@example(
+    plan=Plan(bundle=NEW, slot="main", target="all", waves=[Wave(take="1")], retries=0, deadlines=DEADLINES),
+    count=1,
+    script=[*[("round", 0)] * 3, ("abort", 0), ("step", 0), ("step", 0), ("round", 0), ("fail", 0)],
+)
 def test_whatever_happened_a_revert_brings_back_what_each_device_ran(
     plan: Plan, count: int, script: list[tuple[str, int]]
 ) -> None:
@@ -162,8 +167,12 @@ def test_whatever_happened_a_revert_brings_back_what_each_device_ran(
         world.steady_ms += 1000
     assert world.rollout.state == RolloutState.ABORTED
     for name, device in world.devices.items():
-        assert device.running == OLD, (name, world.member(name), device)
-        if world.member(name).attempts:
+        member = world.member(name)
+        if device.running != OLD:  # it ran the new one already, and will not have the old one again
+            assert (device.target, device.state) == (OLD, "refused"), (member, device)
+            assert member.state in (MemberState.FAILED, MemberState.REJECTED), (member, device)
+            assert member.code == device.code, (member, device)
+        if member.attempts:
             assert device.assigned[0] in (OLD, ""), "it is still assigned to what was called off"
 
 
