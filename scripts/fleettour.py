@@ -20,6 +20,9 @@ from typing import Any
 
 from tour import BIN, ROOT, SAMPLES, free_port
 
+from lenskeep.cli.fleetclient import FleetClient
+from lenskeep.cli.wire import Address
+
 DEVICES = 5
 SITES = ("aachen", "aachen", "aachen", "brno", "brno")
 NAME = "cap-inspect"
@@ -45,6 +48,8 @@ class FleetTour:
         self.devices_port = free_port(8443)
         self.operators_port = port
         self.running: list[subprocess.Popen[bytes]] = []
+        # what is only waited for is asked without a command: its start would take the processor from what is waited for
+        self.client = FleetClient(Address(path=folder / "fleet" / "run" / "fleet.sock"))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LENSKEEP_")} | {
             "HOME": str(folder),
             "LENSKEEP_FLEET": str(folder / "fleet" / "run" / "fleet.sock"),
@@ -219,29 +224,24 @@ class FleetTour:
         self.run("fleet", "rollout", "start", bundle, "--plan", "plan.toml", "--reason", reason)
         return int(self.facts("fleet", "rollout", "list")[0]["id"])
 
-    def rollout(self, number: int) -> Any:
-        """Return where a rollout stands."""
-        return self.facts("fleet", "rollout", "show", str(number))
-
     def follow(self, number: int, state: str) -> None:
         """Tell how it goes until it is in a state and no device is on its way."""
 
         def now() -> str:
-            found = self.rollout(number)["rollout"]
-            counts = ", ".join(f"{count} {name}" for name, count in sorted(found["states"].items()))
-            return f"wave {found['wave']} of {found['waves']}, {found['state']}: {counts}"
+            found = self.client.rollout(number).rollout
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(found.states.items()))
+            return f"wave {found.wave} of {found.waves}, {found.state}: {counts}"
 
         def there() -> bool:
-            found = self.rollout(number)["rollout"]
-            return found["state"] == state or self.ended()
+            return self.client.rollout(number).rollout.state == state or self.ended()
 
         self.until(f"rollout {number}: {state}", there, now)
         self.run("fleet", "rollout", "show", str(number), "--devices")
 
     def everybody_runs(self, bundle: str) -> bool:
         """Say whether every device runs a version, by its signed reports."""
-        lines = self.facts("fleet", "devices")
-        return len(lines) == DEVICES and all([slot["running"] for slot in line["slots"]] == [bundle] for line in lines)
+        lines = self.client.list_devices().devices
+        return len(lines) == DEVICES and all([slot.running for slot in line.slots] == [bundle] for line in lines)
 
     def walk(self) -> None:
         """The journey."""
