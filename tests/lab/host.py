@@ -141,8 +141,11 @@ class Host:
         """Wait until a new daemon serves, and return its pid."""
 
         def there() -> int:
-            pid = self.daemon(unit)
-            return pid if pid not in (0, than) and self.show("ActiveState", unit) == "active" else 0
+            # in one question: between two the process can end, and "active" was still said of the old one
+            said = self.run("systemctl", "show", "--property=MainPID,ActiveState", unit)
+            shown = dict(line.split("=", 1) for line in said.splitlines())
+            pid = int(shown["MainPID"])
+            return pid if pid not in (0, than) and shown["ActiveState"] == "active" else 0
 
         return until(there, "a new daemon serves")
 
