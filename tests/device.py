@@ -80,7 +80,7 @@ class Device:
         self.environment: dict[str, str] = {}
         self.through: list[str] = []  # a program that starts the daemon, e.g. elsewhere in the network
         settings = {"source": "synthetic:ticks", "pace": "realtime", "fps": 50.0}
-        settings |= {"probation_s": 1.0, "more": "", "slot": ""}
+        settings |= {"probation_s": 0.4, "more": "", "slot": ""}
         self.config.write_text(CONFIG.format(folder=folder, **(settings | words)))
 
     # --- life ---------------------------------------------------------------------------------------------------
