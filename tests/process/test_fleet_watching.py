@@ -24,7 +24,8 @@ from lenskeep.fleet.expiries import repository_ends
 from lenskeep.messages.fleet import OperatorTokenAsk, SlotReport
 from lenskeep.messages.sync import MEDIA_MSGPACK, Call, Trial, Vitals, Window
 from lenskeep.sketch import Sketch
-from tests.fleetrig import FleetServer, Member, free_port
+from tests.fleetrig import FleetServer, Member
+from tests.ports import free_port
 from tests.repositories import Repository
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -143,9 +144,13 @@ def cache(fleet: FleetServer) -> Iterator[str]:
     folder.mkdir()
     folder.chmod(0o755)
     fleet.folder.chmod(0o755)
-    text = NGINX.read_text().replace("127.0.0.1:8442", f"127.0.0.1:{fleet.plain_port}")
-    text = text.replace("127.0.0.1:8444", f"127.0.0.1:{fleet.operator_port}").replace("8080", f"127.0.0.1:{port}")
-    text = text.replace("/var/cache/nginx/lenskeep", f"{folder}/cache").replace("443 ssl", f"127.0.0.1:{free_port()}")
+    here = {
+        "127.0.0.1:8442": f"127.0.0.1:{fleet.plain_port}", "127.0.0.1:8444": f"127.0.0.1:{fleet.operator_port}",
+        "listen 8080": f"listen 127.0.0.1:{port}", "listen 443 ssl": f"listen 127.0.0.1:{free_port()}",
+        "/var/cache/nginx/lenskeep": f"{folder}/cache",
+    }  # fmt: skip
+    # all at once: a port that was put in may look like one that is replaced
+    text = re.sub("|".join(map(re.escape, here)), lambda found: here[found[0]], NGINX.read_text())
     text = re.sub(r"^ *ssl_.*$", "", text, flags=re.MULTILINE)
     paths = "".join(
         f"{word}_temp_path {folder}/{word};" for word in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
