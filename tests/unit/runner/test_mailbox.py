@@ -94,13 +94,13 @@ def test_a_taker_that_waits_is_woken_by_a_frame_and_by_the_end() -> None:
     threading.Timer(0.05, mailbox.close).start()
     begun = time.monotonic()
     assert mailbox.take(5.0) is None
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
 
 
 def test_nothing_in_time_is_none() -> None:
     begun = time.monotonic()
     assert Mailbox().take(0.05) is None
-    assert 0.04 < time.monotonic() - begun < 1
+    assert 0.04 < time.monotonic() - begun < 4
 
 
 def test_a_fast_camera_does_not_starve_a_slow_one_nor_a_file() -> None:

