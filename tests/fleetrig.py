@@ -21,6 +21,7 @@ from lenskeep.messages.control import Problem
 from lenskeep.messages.fleet import DeviceReport, Enrolled, EnrolmentRequest, InvitationAsk, ReportAnswer
 from lenskeep.trust import certificates, envelope, tls
 from lenskeep.trust.ca import Authority
+from tests.ports import free_port
 
 WAIT_S = 20.0  # a bound against hanging, not a time that is measured
 
@@ -50,12 +51,6 @@ class LyingClock(Clock):
 
     def wall_s(self) -> float:
         return self.shown_s
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class FleetServer:

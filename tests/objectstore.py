@@ -11,7 +11,7 @@ import urllib.request
 
 import pytest
 
-from tests.postgresql import free_port
+from tests.ports import free_port
 
 KEY_ID, SECRET = "lenskeep", "sesame-sesame"
 

@@ -12,7 +12,7 @@ from lenskeep.cli.wire import Address
 from lenskeep.messages.control import Approval, RefuseRequest, SignRequest, TokenRequest
 from lenskeep.permissions import Role
 from tests.device import Device
-from tests.pocketdevice import free_port
+from tests.ports import free_port
 
 
 def open_port(device: Device) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -64,6 +63,7 @@ from lenskeep.messages.repository import RepositoryView, SyncRequest
 from lenskeep.messages.runner import CameraState, Picture, Result, TrialCheck, TrialReport
 from lenskeep.trust import certificates, chain, recordfile
 from lenskeep.trust.identity import fingerprint
+from tests.ports import free_port
 
 JPEG = bytes.fromhex("ffd8ffd9")
 AT = "2026-11-20T06:02:00Z"
@@ -599,13 +599,6 @@ class _Idempotency(_Part):
 
     async def store(self, key: str, body_sha256: str, status: int, body: bytes) -> None:
         self.device.answers[key] = (body_sha256, status, body)
-
-
-def free_port() -> int:
-    """Return a port that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def configuration(**control: Any) -> Config:

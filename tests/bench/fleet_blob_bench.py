@@ -23,7 +23,8 @@ import psutil
 
 from lenskeep.trust.names import target_file
 from tests.bench import rig
-from tests.fleetrig import FleetServer, Member, free_port
+from tests.fleetrig import FleetServer, Member
+from tests.ports import free_port
 
 FETCHES = 3  # a round of one server
 SHA256 = "cd" * 32

@@ -19,7 +19,8 @@ from pathlib import Path
 from lenskeep.sketch import Sketch
 from tests.bench import rig
 from tests.bench.fleetload import call_bytes, let_in
-from tests.fleetrig import FleetServer, free_port
+from tests.fleetrig import FleetServer
+from tests.ports import free_port
 
 CONNECTIONS, DEVICES_OPEN, RATE_OPEN, ROUNDS = 128, 2000, 1667.0, 3
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, TimeoutE
 from lenskeep.messages.control import TokenRequest
 from lenskeep.permissions import Role
 from tests.device import Device
-from tests.pocketdevice import free_port
+from tests.ports import free_port
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [

@@ -14,7 +14,7 @@ import pytest
 from lenskeep.trust.keeping import releases
 from tests import tinybundle
 from tests.device import Device, bundle_bytes
-from tests.fleetrig import free_port
+from tests.ports import free_port
 from tests.repositories import Repository
 from tests.shelf import Shelf, shelf_in
 

@@ -19,7 +19,7 @@ from lenskeep.daemon.control.table import ROUTES
 from lenskeep.errors import IdempotencyError, NotPermittedError, NotSignedInError, PreconditionError
 from lenskeep.messages.control import ActivationRequest, Operation, TokenRequest
 from tests.device import Device
-from tests.pocketdevice import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from lenskeep.messages.control import KeyRequest, Operation, ResultView, TokenRe
 from tests import hostile, runnerchild, tinybundle
 from tests.attacks import named
 from tests.device import SIZE_PX, Device, bundle_bytes
-from tests.pocketdevice import free_port
+from tests.ports import free_port
 
 BUNDLES = hostile.bundles()
 LIMITS = Limits(total_bytes_max=64 << 20)

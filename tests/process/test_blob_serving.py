@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from lenskeep.trust.names import target_file
-from tests.fleetrig import free_port
+from tests.ports import free_port
 
 SHA256 = "ab" * 32
 NAME = target_file("models/cap-inspect/1.0.0.lkb", SHA256)

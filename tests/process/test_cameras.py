@@ -26,6 +26,7 @@ from lenskeep.runner.camera import CaptureThread
 from lenskeep.runner.mailbox import Mailbox, Work
 from lenskeep.runner.sources.synthetic import tick_number
 from tests.mjpeg_server import GREYS, MjpegServer
+from tests.ports import free_port
 
 pytestmark = pytest.mark.alone
 
@@ -84,11 +85,6 @@ def clip(tmp_path: Path) -> Path:
         writer.write(np.full((48, 64, 3), 10 * number, np.uint8))
     writer.release()
     return path
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 # --- files: every frame counts ------------------------------------------------------------------------------------

@@ -39,8 +39,9 @@ from lenskeep.messages.identity import EnrolRequest
 from lenskeep.messages.sync import Call
 from lenskeep.trust import tls
 from tests.device import Device
-from tests.fleetrig import FleetServer, Member, free_port
+from tests.fleetrig import FleetServer, Member
 from tests.journeys.test_fleet_outbox import with_repository
+from tests.ports import free_port
 from tests.proxy import PAGE, Proxy
 
 ROOT = Path(__file__).resolve().parents[2]

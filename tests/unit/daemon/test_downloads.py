@@ -37,7 +37,7 @@ from lenskeep.messages.trust import Listing
 from lenskeep.registry.blobs import Blobs
 from lenskeep.trust.names import target_file
 from tests import tinybundle
-from tests.fleetrig import free_port
+from tests.ports import free_port
 from tests.shelf import Lie, Shelf, shelf_in
 from tests.unit.test_clock import NOW, SetClock
 

@@ -15,7 +15,8 @@ from lenskeep.fleet.store import dialect, postgres
 from lenskeep.fleet.store.engine import steps
 from lenskeep.fleet.store.opening import SCHEMA, check_address, open_engine, read_secret
 from lenskeep.fleet.store.postgres import PostgresEngine, open_postgres
-from tests.postgresql import Postgres, free_port
+from tests.ports import free_port
+from tests.postgresql import Postgres
 
 
 @pytest.fixture(scope="module")
