@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 from lenskeep.sketch import Sketch
@@ -71,7 +72,7 @@ def rss_kib(pid: int) -> int:
 def merged(fleet: FleetServer) -> None:
     """Wait until no record waits to be merged."""
     deadline = time.monotonic() + 60
-    with sqlite3.connect(f"file:{fleet.database}?mode=ro", uri=True, timeout=30) as database:
+    with closing(sqlite3.connect(f"file:{fleet.database}?mode=ro", uri=True, timeout=30)) as database, database:
         while database.execute("SELECT count(*) FROM inbox").fetchone()[0]:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def devices_say(journals: Path) -> tuple[Books, Books]:
 def fleet_says(database: Path) -> Books:
     """Add up what a fleet's SQLite has: what was merged and what still waits for that."""
     books = Books()
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection, connection:
         connection.row_factory = sqlite3.Row
         connection.execute("BEGIN")
         for row in connection.execute("SELECT digest, stage, windows, frames, sketch FROM telemetry"):

@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def device() -> Iterator[Device]:
 
 
 def one(path: Path, sql: str) -> int:
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database, database:
         return int(database.execute(sql).fetchone()[0] or 0)
 
 
@@ -78,7 +79,7 @@ def member(fleet: FleetServer, device: Device, repository: Repository) -> None:
 
 def stands(fleet: FleetServer) -> dict[str, str | int]:
     """What the fleet has of the slot."""
-    with sqlite3.connect(f"file:{fleet.database}?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{fleet.database}?mode=ro", uri=True)) as database, database:
         database.row_factory = sqlite3.Row
         row = database.execute("SELECT * FROM slot_now WHERE device = ? AND slot = 'main'", (ID,)).fetchone()
     return dict(row) if row is not None else {}
@@ -163,7 +164,10 @@ def test_a_person_at_the_device_takes_a_version_back_and_the_fleet_hears_who(
 
 def steps(device: Device) -> list[dict[str, str]]:
     """What the record says of assignments."""
-    with sqlite3.connect(f"file:{device.folder}/state/registry.sqlite?mode=ro", uri=True) as database:
+    with (
+        closing(sqlite3.connect(f"file:{device.folder}/state/registry.sqlite?mode=ro", uri=True)) as database,
+        database,
+    ):
         database.row_factory = sqlite3.Row
         rows = database.execute("SELECT * FROM record WHERE action LIKE 'assign%' ORDER BY sequence").fetchall()
     return [dict(row) for row in rows]

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,11 +126,11 @@ def test_each_record_arrives_once_through_a_bad_network_with_both_ends_killed(
         assert one(metrics, "SELECT COUNT(*) FROM outbox_record") == 0
         assert arrived > 0
         assert arrived + still_here == counted
-        with sqlite3.connect(registry) as database:
+        with closing(sqlite3.connect(registry)) as database, database:
             rows = database.execute(
                 "SELECT action FROM record WHERE sequence > ? ORDER BY sequence", (first,)
             ).fetchall()
-        with sqlite3.connect(fleet.database) as database:
+        with closing(sqlite3.connect(fleet.database)) as database, database:
             told = database.execute("SELECT text FROM happening WHERE text LIKE '% by %' ORDER BY id").fetchall()
         happened = [action for (action,) in rows if action in KINDS]
         assert [text.split(" by ")[0] for (text,) in told] == happened

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def carried(device: Device, stick: Path) -> TakenBack:
 
 
 def one(path: Path, sql: str) -> int:
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database, database:
         return int(database.execute(sql).fetchone()[0] or 0)
 
 
@@ -93,7 +93,7 @@ def told(fleet: FleetServer, device: str) -> list[str]:
     while one(fleet.database, "SELECT COUNT(*) FROM inbox"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    with sqlite3.connect(f"file:{fleet.database}?mode=ro", uri=True) as database:
+    with closing(sqlite3.connect(f"file:{fleet.database}?mode=ro", uri=True)) as database, database:
         rows = database.execute("SELECT text FROM happening WHERE device = ? ORDER BY id", (device,)).fetchall()
     return [text for (text,) in rows]
 

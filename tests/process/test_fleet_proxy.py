@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -370,7 +370,7 @@ def assert_told_once(device: Device, fleet: FleetServer, happenings: int) -> Non
         return view is not None and view.level and not view.waiting
 
     device.until(all_told, "all is told")
-    with sqlite3.connect(device.folder / "state/registry.sqlite") as database:
+    with closing(sqlite3.connect(device.folder / "state/registry.sqlite")) as database, database:
         rows = database.execute("SELECT action FROM record ORDER BY sequence").fetchall()
     actions = [action for (action,) in rows]
     happened = [action for action in actions[actions.index("enrol certificate") :] if action in KINDS]
@@ -378,7 +378,7 @@ def assert_told_once(device: Device, fleet: FleetServer, happenings: int) -> Non
     name = device.client.identity().device
 
     def told() -> list[str]:
-        with sqlite3.connect(fleet.database) as database:
+        with closing(sqlite3.connect(fleet.database)) as database, database:
             rows = database.execute(
                 "SELECT text FROM happening WHERE device = ? AND text LIKE '% by %' ORDER BY id", (name,)
             ).fetchall()

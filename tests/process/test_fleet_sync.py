@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,12 @@ async def test_a_fleet_put_back_from_an_old_copy_and_its_devices_agree_again(
         assert (
             taken(await call(session, member, Call(records=[window(n) for n in range(5)], outbox="a", after=-1))) == 4
         )
-        with sqlite3.connect(fleet.database) as source, sqlite3.connect(copy) as target:
+        with (
+            closing(sqlite3.connect(fleet.database)) as source,
+            closing(sqlite3.connect(copy)) as target,
+            source,
+            target,
+        ):
             source.backup(target)
         assert (
             taken(await call(session, member, Call(records=[window(n) for n in range(5, 9)], outbox="a", after=4))) == 8

@@ -8,13 +8,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 LIVES = 12
 
 
 def one(path: Path, sql: str) -> int:
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         return int(database.execute(sql).fetchone()[0] or 0)
 
 
@@ -46,9 +47,9 @@ def test_nothing_is_lost_or_told_twice_whenever_the_process_is_killed(tmp_path: 
     assert one(fleet, "SELECT SUM(frames) FROM record") == counted
     assert one(fleet, "SELECT COUNT(*) FROM record WHERE what LIKE 'hold by%'") == recorded
     assert one(fleet, "SELECT COUNT(DISTINCT what) FROM record WHERE what LIKE 'hold by%'") == recorded
-    with sqlite3.connect(registry) as database:
+    with closing(sqlite3.connect(registry)) as database, database:
         rows = database.execute("SELECT json_extract(report, '$.memory_mb') FROM trial ORDER BY sequence").fetchall()
-    with sqlite3.connect(fleet) as database:
+    with closing(sqlite3.connect(fleet)) as database, database:
         told = database.execute("SELECT what FROM record WHERE what LIKE 'Trial %' ORDER BY n").fetchall()
     tried = [f"Trial {number}" for (number,) in rows]
     assert told and [what for (what,) in told] == tried[tried.index(told[0][0]) :], "those that count now, then each"

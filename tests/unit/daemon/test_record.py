@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ async def verified(folder: Path) -> RecordVerdict:
 
 def tamper(folder: Path, *statements: str, guards: bool = True) -> None:
     """Work on the database file as somebody with SQLite does; the triggers are put back afterwards."""
-    with sqlite3.connect(folder / REGISTRY) as database:
+    with closing(sqlite3.connect(folder / REGISTRY)) as database, database:
         triggers = [row[0] for row in database.execute("SELECT sql FROM sqlite_schema WHERE type = 'trigger'")]
         database.execute("DROP TRIGGER record_is_not_changed")
         database.execute("DROP TRIGGER record_is_not_removed")
@@ -60,7 +61,7 @@ def tamper(folder: Path, *statements: str, guards: bool = True) -> None:
 
 def copied(folder: Path, name: str) -> Path:
     """The folder as it is now, with nothing left in the write-ahead log."""
-    with sqlite3.connect(folder / REGISTRY) as database:
+    with closing(sqlite3.connect(folder / REGISTRY)) as database, database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()
     return Path(shutil.copytree(folder, folder.with_name(name)))

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,7 @@ async def test_a_move_says_what_was_copied_and_refuses_a_database_in_use(postgre
         await Filled(engine).fill()
     target = postgres.make()
     said = json.loads(machine.do("migrate", "--from", "sqlite", "--to", target, "--json"))
-    with sqlite3.connect(machine.database) as file:
+    with closing(sqlite3.connect(machine.database)) as file, file:
         for table, told in said["tables"].items():
             assert file.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == told["rows"], table
     file.close()
