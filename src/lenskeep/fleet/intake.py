@@ -72,6 +72,10 @@ class Intake:
         except Exception as error:  # whatever it is, each caller is told, and the next ones are taken
             if not isinstance(error, LenskeepError):
                 log.exception("%d calls could not be kept", len(together))
+                if len(together) > 1:  # what nobody foresaw in one call is no fault of those beside it
+                    for one in together:
+                        await self._write([one])
+                    return
             for _, done in together:
                 if not done.done():
                     done.set_exception(error)

@@ -39,6 +39,7 @@ WAIT_S_MAX = 120.0
 MS_MAX = 1e7  # of a time in a trial
 
 Ref = Annotated[str, Meta(max_length=130)]  # NAME@VERSION
+After = Annotated[int, Meta(ge=-1, le=9_999_999_999_999_999)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0, le=MS_MAX)]
 
@@ -55,7 +56,7 @@ class Window(Struct, frozen=True, kw_only=True, tag="window", omit_defaults=True
     seconds: Number
     frames: Number
     misses: Number = 0
-    outcomes: Annotated[dict[str, int], Meta(max_length=16)] = {}
+    outcomes: Annotated[dict[str, Number], Meta(max_length=16)] = {}
     sketches: Annotated[dict[str, bytes], Meta(max_length=16)] = {}
 
 
@@ -143,7 +144,7 @@ class Call(Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: Annotated[list[SlotNow], Meta(max_length=64)] = []
     records: Annotated[list[Record], Meta(max_length=RECORDS_MAX)] = []
     outbox: Annotated[str, Meta(max_length=40)] = ""  # name of the outbox that numbers the records
-    after: int | None = None  # every record up to this number is gone from the outbox; None = the call has the oldest
+    after: After | None = None  # every record up to this number is gone from the outbox; None = the call has the oldest
     done: Annotated[list[Outcome], Meta(max_length=64)] = []
     wait_s: float = 0.0
 
@@ -181,7 +182,7 @@ class Carried(Struct, frozen=True, kw_only=True):
 
     device: Line
     outbox: OutboxName
-    after: Annotated[int, Meta(ge=-1, le=9_999_999_999_999_999)]  # as in a call
+    after: After  # as in a call
     records: Annotated[list[Record], Meta(min_length=1, max_length=RECORDS_MAX)]
 
 

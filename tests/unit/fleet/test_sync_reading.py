@@ -80,3 +80,12 @@ def test_a_record_of_a_kind_that_is_not_known_here_is_kept_as_one_that_cannot_be
     newer = msgspec.msgpack.encode({"outbox": "a", "records": [{"type": "weather", "n": 7, "rain": True}]})
     (record,) = sync.read(newer, MEDIA_MSGPACK).records
     assert isinstance(record, Happening) and (record.n, record.kind) == (7, "other") and "weather" in record.text
+
+
+def test_numbers_that_no_database_holds_are_refused_or_cost_their_own_record_alone(sync: Sync) -> None:
+    good = msgspec.json.encode(whole())
+    with pytest.raises(RequestError):
+        sync.read(good.replace(b'"after":0', b'"after":1000000000000000000000000000000'), "application/json")
+    call = sync.read(good.replace(b'"good":9', b'"good":1000000000000000000000000000000'), "application/json")
+    assert [type(record) for record in call.records] == [Happening, Happening, Vitals, Trial]
+    assert call.records[1:] == whole().records[1:]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lenskeep.clock import Clock
@@ -18,7 +19,7 @@ from lenskeep.fleet.store.opening import SCHEMA
 from lenskeep.fleet.store.sqlite import open_sqlite
 from lenskeep.fleet.store.store import Store
 from lenskeep.fleet.sync import Sync
-from lenskeep.messages.sync import Call, SlotNow, Vitals
+from lenskeep.messages.sync import Answer, Call, Happening, SlotNow, Vitals
 
 DEVICES = [f"cam-{n}" for n in range(50)]
 
@@ -72,3 +73,14 @@ async def test_calls_with_records_share_their_transactions(rig: Rig) -> None:
     rig.statements.clear()
     await rig.all_call(Call(records=[Vitals(n=0, at_ms=0)], outbox="a", after=-1))
     assert [each.split()[0] for each in rig.statements].count("COMMIT") <= 2
+
+
+async def test_a_call_that_cannot_be_kept_costs_the_calls_beside_it_nothing(rig: Rig) -> None:
+    good = Call(records=[Vitals(n=0, at_ms=0)], outbox="a", after=-1)
+    lie = msgspec.structs.replace(good, records=[Happening(n=0, kind="other", at_ms=1 << 70)])
+    answers = await asyncio.gather(
+        *(rig.sync.answer(name, "", call) for name, call in (("cam-1", good), ("cam-2", lie), ("cam-3", good))),
+        return_exceptions=True,
+    )
+    taken = [answer.taken if isinstance(answer, Answer) else type(answer) for answer in answers]
+    assert taken == [0, OverflowError, 0]

@@ -180,7 +180,7 @@ def _sort_out(each: Delivery, taken: dict[tuple[str, str], int], now_ms: int) ->
     if not each.records:
         return
     first = each.records[0].n
-    gone = first - 1 if each.after is None else each.after
+    gone = first - 1 if each.after is None else min(each.after, first - 1)  # what comes along is not gone
     if each.taken + 1 < first and gone + 1 < first:
         return  # older ones are still on their way: these come again
     upto = each.taken
