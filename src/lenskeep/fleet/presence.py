@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,7 @@ class Present:
     address: str = ""
     seen: int = 0
     connection: int = 0
+    stale: bool = False  # to be read anew at the next call
     report_hash: bytes = b""  # of the envelope that was taken last
     waiting: set[asyncio.Future[None]] = field(default_factory=set)
 
@@ -68,7 +69,7 @@ class Presence:
         self._present: dict[str, Present] = {}
         self._heard: dict[str, Present] = {}
         self._waiting: set[asyncio.Future[None]] = set()
-        self._waking: deque[asyncio.Future[None]] = deque()
+        self._waking: OrderedDict[asyncio.Future[None], None] = OrderedDict()  # each once, however much news there is
         self._wakes = asyncio.Event()
         self._crowd_from_s = 0.0
         self._concerned: list[str] = []
@@ -88,10 +89,10 @@ class Presence:
         With other replicas it is read again at every new connection, because the device may have been at another one.
         """
         present = self._present.get(device)
-        if present is None or (not self._alone and present.connection != connection):
+        if present is None or present.stale or (not self._alone and present.connection != connection):
             standing = await self._store.standing(device)
             present = self._present.setdefault(device, Present(device))
-            present.connection = connection
+            present.connection, present.stale = connection, False
             present.known, present.counter = standing.known, standing.counter
             present.head_sequence = standing.head_sequence
             present.slots, present.commands = dict(standing.slots), list(standing.commands)
@@ -159,8 +160,9 @@ class Presence:
                     each.set_exception(UnlistedDeviceError(f"{device} is not let in any more."))
 
     def forget_all(self) -> None:
-        """Read every device anew: the store was changed by somebody else."""
-        self._present.clear()
+        """Read every device anew: the store was changed by somebody else. Who waits meanwhile is still told."""
+        for each in self._present.values():
+            each.stale = True
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
@@ -177,6 +179,7 @@ class Presence:
             timer.cancel()
             present.waiting.discard(woken)
             self._waiting.discard(woken)
+            self._waking.pop(woken, None)
 
     def expect(self, concerned: Iterable[str]) -> None:
         """Hear whom the next news concern, before anybody can see them."""
@@ -193,7 +196,7 @@ class Presence:
         for each in early:
             _wake(each)
         self._crowd_from_s = self._clock.monotonic_s() + HEAD_START_S
-        self._waking.extend(self._waiting.difference(early))
+        self._waking.update(dict.fromkeys(self._waiting.difference(early)))
         self.wakes += len(self._waiting)
         self._wakes.set()
 
@@ -221,7 +224,7 @@ class Presence:
             await self._wakes.wait()
             await asyncio.sleep(max(0.0, self._crowd_from_s - self._clock.monotonic_s()))
             for _ in range(min(WOKEN_TOGETHER, len(self._waking))):
-                _wake(self._waking.popleft())
+                _wake(self._waking.popitem(last=False)[0])
             if not self._waking:
                 self._wakes.clear()
             await asyncio.sleep(WOKEN_PAUSE_S)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lenskeep.clock import Clock
+from lenskeep.errors import UnlistedDeviceError
 from lenskeep.fleet.presence import EARLY, HEAD_START_S, Presence
 from lenskeep.fleet.store.intake import IntakeStore
 from lenskeep.fleet.store.opening import SCHEMA
@@ -30,8 +31,9 @@ class Room:
         self._timestamp.parent.mkdir()
 
     async def hold(self, device: str) -> None:
-        await self.presence.wait(await self.presence.of(device), 30.0)
-        self.woken[device] = asyncio.get_running_loop().time()
+        with suppress(UnlistedDeviceError):
+            await self.presence.wait(await self.presence.of(device), 30.0)
+            self.woken[device] = asyncio.get_running_loop().time()
 
     async def sign(self, version: int, concerned: list[str]) -> None:
         self.presence.expect(concerned)
@@ -87,3 +89,21 @@ async def test_a_device_that_is_asked_something_does_not_wait_for_the_crowd(room
     room.presence.wake("cam-99")
     await asyncio.sleep(HEAD_START_S / 4)
     assert "cam-99" in room.woken and len(room.woken) == 2
+
+
+async def test_who_waits_hears_of_everything_although_the_store_was_changed_by_somebody_else(room: Room) -> None:
+    room.presence.forget_all()
+    room.presence.wake("cam-3")
+    await room.all_awake(1)
+    room.presence.forget("cam-4")
+    room.presence.asked("")
+    await room.all_awake(len(CROWD) - 1)
+    assert "cam-4" not in room.woken, "it was sent away"
+
+
+async def test_news_upon_news_wake_everybody_once(room: Room) -> None:
+    for version in range(1, 51):
+        await room.sign(version, [])
+    assert len(room.presence._waking) <= len(CROWD)
+    await room.all_awake(len(CROWD))
+    assert not room.presence._waking
