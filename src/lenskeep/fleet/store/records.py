@@ -88,15 +88,18 @@ class RecordStore:
             return Kept(await _copies(tx, device), entries=piece.entries)
 
     async def compare(self, device: str, head: Point, *, now_ms: int) -> Kept:
-        """Compare a head that the device signed with the copies; another entry in its place raises an alarm."""
+        """Compare a head that the device signed with the copies; another signed entry in its place raises an alarm.
+
+        What nobody signed contradicts nothing, nor what a person has let begin anew.
+        """
         async with self._database.write() as tx:
-            copies = await _copies(tx, device)
+            copies, counts = await _copies(tx, device), await _in_chain(tx, device)
             differs = ""
             for each in copies:
                 hash_ = await _hash_at(tx, device, each, head.sequence)
                 if hash_ == head.hash:
                     return Kept(copies, known=True)
-                if hash_:
+                if hash_ and each.copy in counts and head.sequence <= each.head_sequence:
                     differs = (
                         f"Entry {head.sequence} is {hash_[:12]}… in copy {each.copy}; signed is {head.hash[:12]}…."
                     )
@@ -140,6 +143,14 @@ async def _copies(tx: Transaction, device: str) -> list[RecordCopy]:
 async def _chain(tx: Transaction, device: str) -> int:
     row = await tx.one("SELECT chain FROM device WHERE name = ?", device)
     return 0 if row is None else int(row["chain"])
+
+
+async def _in_chain(tx: Transaction, device: str) -> set[int]:
+    """Return the copies of the record as it is witnessed now."""
+    found = await tx.all(
+        "SELECT copy FROM record_copy WHERE device = ? AND chain = ?", device, await _chain(tx, device)
+    )
+    return {row["copy"] for row in found}
 
 
 async def _refuse_unlisted(tx: Transaction, device: str, key: PublicKey) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -115,3 +116,28 @@ async def test_what_a_stick_and_the_network_bring_counts_once_on_every_engine(en
     assert await intake.taken("cam-1", "a") == 5
     fresh = [each.n for delivery in (by_net, *by_stick) for each in delivery.fresh]
     assert len(fresh) == len(set(fresh))
+
+
+async def test_what_a_call_calls_gone_and_brings_is_not_counted_as_lost(engine: Engine) -> None:
+    intake = IntakeStore(engine)
+    for after, n, fresh in ((-1, 0, 1), (1 << 50, 3, 2)):
+        call = Delivery("cam-1", "a", after, [happening(n)])
+        await intake.keep([call], now_ms=NOW_MS)
+        assert len(call.fresh) == fresh and call.fresh[-1].count <= 2  # type: ignore[union-attr]
+
+
+async def test_a_head_is_no_contradiction_to_what_nobody_signed_or_a_person_has_accepted(
+    store: RecordStore, engine: Engine
+) -> None:
+    forged = dataclasses.replace(offer(ID, entries(ID, 9, text="a stick's")), proven=False)
+    assert (await add(store, forged)).entries == 9
+    true = entries(ID, 20)
+    compared = await store.compare(ID, true[8].point, now_ms=NOW_MS)
+    assert not compared.known and not compared.contradiction and await alarms(engine) == []
+    assert (await add(store, offer(ID, true, copy=2, signed=True))).entries == 20
+    anew = entries(ID, 7, text="after the accident")
+    assert (await store.compare(ID, anew[6].point, now_ms=NOW_MS)).contradiction
+    (alarm,) = await Store(engine).alarms()
+    await Store(engine).accept(alarm.id, reason="new disk", by="ann", now_ms=NOW_MS)
+    assert not (await store.compare(ID, anew[6].point, now_ms=NOW_MS)).contradiction
+    assert await alarms(engine) == []
