@@ -292,7 +292,7 @@ class Filled:
             "due": await rollouts.due(), "gone": await rollouts.gone(), "get": await rollouts.get(1), "all": await rollouts.all(),
             "enrolled": await rollouts.enrolled(), "failed": await rollouts.failed_there("ocr@1.1.0", "line"),
             "desired": [await rollouts.desired(), await rollouts.desired("cam-1")], "history": await rollouts.history(device="cam-1"),
-            "superseded": await rollouts.superseded(1),
+            "superseded": await rollouts.superseded(1), "earlier": await rollouts.earlier(),
             "tagged": await rollouts.tagged("site", "line"), "groups": await rollouts.groups(), "survey": await self.survey.devices(), "deeds of": await self.survey.deeds("cam-1", 9),
         }  # fmt: skip
         return self.said

@@ -131,6 +131,7 @@ class Conductor:
         if self._agreed:
             return
         known = {(one.device, one.slot): one for one in await self._store.desired()}
+        earlier = await self._store.earlier()
         numbers = {*await self._store.due(), *(one.rollout for one in known.values())}
         assigned = await asyncio.to_thread(self._director.assigned_in_thread) if numbers else {}
         moment = await self.moment()
@@ -144,6 +145,8 @@ class Conductor:
                     bundle = "@".join(model_of(found.target) or ("", ""))
                     there[one.device] = Assigned(bundle, assigned[one.device].generation, found.activate)
                 remembered[one.device] = last.bundle if last is not None else ""
+                if not one.signed:  # what is assigned may still be from before
+                    remembered[one.device] = earlier.get((rollout.id, one.device), "")
             return puttingback.agree(rollout, members, there, remembered, moment)
 
         for number in sorted(numbers):

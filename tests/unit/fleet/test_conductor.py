@@ -83,7 +83,7 @@ class Stage:
         names = [f"cam-{n}" for n in range(devices)]
         ground = Ground(
             devices=[Candidate(name) for name in names], running={name: {"main": OLD} for name in names}, groups={},
-            failed_there={}, listed=frozenset({NEW}),
+            failed_there={}, listed=frozenset({plan.bundle}),
         )  # fmt: skip
         return await store.add(
             lambda number: compose(plan, ground, number, "unix:mara", self.clock.now_ms()), by="unix:mara",
@@ -243,3 +243,23 @@ async def test_a_thousand_devices_are_assigned_in_one_signing(stage: Stage) -> N
     assert stage.repository.document("director").version == before + 1
     again = await asyncio.to_thread(director.sign_in_thread, lambda: asked, stage.repository.now_s, numbered.update)
     assert again.anew == 0
+
+
+async def test_what_an_earlier_rollout_left_assigned_is_no_lost_memory_when_a_later_one_died_before_it_signed(
+    stage: Stage,
+) -> None:
+    conductor, store, engine = await stage.replica()
+    gates = Gates(failed_share_max=None, success_share_min=0)
+    await stage.start(store, 1, plan("100%", gates=gates))
+    await conductor.round()
+    await tell(engine, "cam-0", SlotNow(slot="main", generation=1, state="refused", bundle=OLD))
+    await conductor.round()
+    stage.repository.release("cap-inspect", "1.2.0")
+    later = await stage.start(store, 1, replace(plan("100%"), bundle="cap-inspect@1.2.0"))
+    await conductor._look(later)  # decided and written; then the server dies
+    after, _, _ = await stage.replica()
+    await after.agree()
+    await after.round()
+    rollout, (member,) = await store.get(later)
+    assert rollout.state == RolloutState.RUNNING and member.signed and member.want == "cap-inspect@1.2.0"
+    assert stage.generations() == {"cam-0": 2}

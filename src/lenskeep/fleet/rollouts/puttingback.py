@@ -37,18 +37,24 @@ def agree(
 
     Args:
         assigned: by device, for the rollout's slot; without devices that a later rollout has taken over.
-        remembered: what this fleet asked each device for last, in any rollout.
+        remembered: what this fleet asked each device for last, in any rollout, as far as that can be signed already.
     """
     there = {one.device: found for one in members if (found := assigned.get(one.device)) is not None}
-    lost = [one for one in members if one.device in there and _forgotten(rollout, one, there[one.device])]
+    last = {one.device: remembered.get(one.device, "") for one in members}
+    lost = [
+        one for one in members
+        if one.device in there and _forgotten(rollout, one, there[one.device], last[one.device])
+    ]  # fmt: skip
     after = []
     for one in members:
         found = there.get(one.device)
         if found is None:
             after.append(one)
-        elif one in lost or (lost and one.state == MemberState.SCHEDULED and _third(rollout, one, found)):
+        elif one in lost or (
+            lost and one.state == MemberState.SCHEDULED and _third(rollout, one, found, last[one.device])
+        ):
             after.append(_let_go(one, found, moment))
-        elif rollout.state not in OVER and _asked(rollout, one, found, remembered.get(one.device, "")):
+        elif rollout.state not in OVER and _asked(rollout, one, found, last[one.device]):
             after.append(_adopt(one, found, moment))
         else:
             after.append(one)
@@ -63,18 +69,18 @@ def agree(
     return judge.pause(rollout, after, reason, moment)
 
 
-def _forgotten(rollout: Rollout, member: Member, found: Assigned) -> bool:
+def _forgotten(rollout: Rollout, member: Member, found: Assigned, remembered: str) -> bool:
     """Say whether a device that was asked is assigned something else by a newer signature."""
     if not member.attempts:
         return False
     if not member.signed:  # decided, and about to be signed: not over what nobody here decided
-        return _third(rollout, member, found)
+        return _third(rollout, member, found, remembered)
     return 0 < member.generation < found.generation and member.want not in ("", found.bundle)
 
 
-def _third(rollout: Rollout, member: Member, found: Assigned) -> bool:
-    """Say whether a device is assigned neither the version nor what it ran."""
-    return found.bundle not in (rollout.plan.bundle, member.before)
+def _third(rollout: Rollout, member: Member, found: Assigned, remembered: str) -> bool:
+    """Say whether a device is assigned neither the version nor what it ran, nor what it was asked for before."""
+    return found.bundle not in (rollout.plan.bundle, member.before, remembered)
 
 
 def _asked(rollout: Rollout, member: Member, found: Assigned, remembered: str) -> bool:

@@ -133,6 +133,17 @@ class RolloutStore:
             found = await tx.all("SELECT * FROM rollout_member WHERE signed = 0 ORDER BY rollout, device")
         return [_member(row) for row in found]
 
+    async def earlier(self) -> dict[tuple[int, str], str]:
+        """Return what was asked in the rollout before, by rollout and device, of those for which is still to be signed."""
+        async with self._database.read() as tx:
+            found = await tx.all(
+                "SELECT m.rollout, m.device, p.want FROM rollout_member AS m JOIN rollout_member AS p ON p.device ="
+                " m.device AND p.slot = m.slot WHERE m.signed = 0 AND p.rollout = (SELECT max(n.rollout) FROM"
+                " rollout_member AS n WHERE n.device = m.device AND n.slot = m.slot AND n.rollout < m.rollout"
+                " AND n.attempts > 0)"
+            )
+        return {(row["rollout"], row["device"]): row["want"] for row in found}
+
     async def superseded(self, number: int) -> frozenset[str]:
         """Return the devices of a rollout whose slot a later one has taken over."""
         async with self._database.read() as tx:
