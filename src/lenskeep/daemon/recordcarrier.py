@@ -42,7 +42,7 @@ class RecordCarrier:
                     if now is None or now.sequence != last or not await self._record.holds(last, now.hash):
                         standstills += 1
                         break  # it is elsewhere than was thought: look again
-                    after, standstills = last, 0
+                    after, standstills = last, 0 if last > after else standstills + 1
             if standstills > STANDSTILLS_MAX:
                 raise FleetAnswerError("The fleet takes no more of the record and does not say why.")
 
