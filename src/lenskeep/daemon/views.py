@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import platform
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -125,13 +126,13 @@ class Views:
     async def results(self, slot: str | None, camera: str | None, limit: int, since: int | None) -> list[Result]:
         """Return the newest results, oldest first."""
         names = [slot] if slot else [entry.name for entry in self._config.slot]
-        found = [
+        meant = (
             result
-            for name in names
+            for name in reversed(names)
             for result in self._metrics.recent(self._supervisor.process(name).slot)
             if camera in (None, result.camera) and (since is None or result.sequence > since)
-        ]
-        return found[-limit:]
+        )
+        return list(itertools.islice(meant, limit))[::-1]
 
     def live(self) -> bool:
         """Say whether the daemon's own loop turns; asked through it, so the answer is yes."""

@@ -85,3 +85,13 @@ async def test_a_frame_over_the_budget_is_a_miss(tmp_path: Path) -> None:
         metrics.take("main", Results(run="r1", results=[result(1)]))
         await metrics.flush()
         assert metrics.live("main").misses == 1
+
+
+async def test_the_newest_results_come_first_and_no_more_are_unpacked_than_taken(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "m.sqlite", SCHEMA) as database:
+        metrics = await metrics_on(database)
+        metrics.take("main", Results(run="r1", results=[result(n) for n in range(1, 1101)]))
+        metrics.take("main", Results(run="r2", results=[result(1)]))
+        newest = metrics.recent("main")
+        assert [next(newest).sequence for _ in range(3)] == [1, 1100, 1099]
+        assert len(list(newest)) == 997
