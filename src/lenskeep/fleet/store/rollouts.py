@@ -134,7 +134,7 @@ class RolloutStore:
         return [_member(row) for row in found]
 
     async def earlier(self) -> dict[tuple[int, str], str]:
-        """Return what was asked in the rollout before, by rollout and device, of those for which is still to be signed."""
+        """Return what devices were asked in the rollout before, by rollout and device, while this one is not signed."""
         async with self._database.read() as tx:
             found = await tx.all(
                 "SELECT m.rollout, m.device, p.want FROM rollout_member AS m JOIN rollout_member AS p ON p.device ="
