@@ -152,6 +152,9 @@ def test_metrics_and_events_travel_by_stick_each_once_and_a_receipt_lets_the_dev
     first = lenskeep("sync", "--import", stick, device=device)
     assert first["outbox"]["records"] >= 11, "ten, and vitals"
     assert first["outbox"]["left"] == 0
+    waiting = device.client.status().fleet
+    assert waiting is not None and waiting.url == "" and waiting.waiting >= first["outbox"]["records"]
+    assert "reached by stick, " in (said := words_of("status", device=device)) and "records waiting since" in said
     assert not first["outbox"]["faults"]
     again = lenskeep("sync", "--import", stick, device=device)
     assert again["outbox"]["records"] >= first["outbox"]["records"], "they stay until they are acknowledged"
@@ -337,7 +340,7 @@ def test_a_device_believes_its_own_fleets_receipt_alone(fleet: FleetServer, make
         good = receipt()
         for wrong in (
             receipt(generate_key()), receipt(device="cam-2"), receipt(kind=envelope.REPORT), "{}", "\N{SNOWMAN}",
-            good.replace("A", "B", 1), receipt(taken=-1),
+            good.replace("eyJ", "eyK", 1), receipt(taken=-1),
         ):  # fmt: skip
             with pytest.raises(ReceiptRefusedError):
                 device.client.take_receipt(wrong)

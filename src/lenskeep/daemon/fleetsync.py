@@ -102,8 +102,8 @@ class FleetSync:
     # --- what people see ------------------------------------------------------------------------------------------
 
     async def view(self) -> FleetView | None:
-        """Return how things stand with the fleet; None when this device belongs to none."""
-        if not self._identity.belongs:
+        """Return how things stand with the fleet, also one that sticks alone reach; None when there is none."""
+        if not self._identity.member:
             return None
         has, dropped = await self._outbox.held()
         heard = self._heard_s > float("-inf")
@@ -121,9 +121,10 @@ class FleetSync:
         if self._fault is not None:
             return [fault_check("fleet", self._fault, "warn")]
         view = await self.view()
-        if view is None or view.heard_s is None:
+        if view is None or (view.url and view.heard_s is None):
             return []
-        text = f"last heard {view.heard_s:.0f} s ago, {view.waiting} records waiting"
+        heard = f"last heard {view.heard_s:.0f} s ago" if view.heard_s is not None else "reached by stick"
+        text = f"{heard}, {view.waiting} records waiting"
         text += f", {view.dropped} dropped" if view.dropped else ""
         text += f", {words}" if (words := self._patience.words()) else ""
         return [Check(name="fleet", passed=True, text=text)]

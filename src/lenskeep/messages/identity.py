@@ -94,7 +94,7 @@ class ReceiptTaken(Struct, frozen=True, kw_only=True):
 class FleetView(Struct, frozen=True, kw_only=True):
     """How things stand with the fleet, and what waits for it."""
 
-    url: str
+    url: str  # empty = by stick alone
     level: bool  # it was heard, and what it has is here
     heard_s: float | None  # how long ago; None = not since the service was started
     waiting: int  # records

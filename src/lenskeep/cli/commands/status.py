@@ -77,7 +77,9 @@ def show(screen: Screen, now: Status) -> None:
 
 def fleet_line(fleet: FleetView) -> str:
     """Say on one line how things stand with the fleet."""
-    if fleet.heard_s is None:
+    if not fleet.url:
+        heard = "reached by stick"
+    elif fleet.heard_s is None:
         heard = "not heard yet"
     else:
         heard = f"{'level' if fleet.level else 'behind'}, last heard {span(fleet.heard_s)} ago"

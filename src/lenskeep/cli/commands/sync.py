@@ -67,8 +67,7 @@ def sync(
     client = run.client()
     if show_status:
         now = client.status().fleet
-        by_stick = now is None and client.identity().enrolled
-        emit(context, "fleet/1", now, lambda screen: _show_fleet(screen, now, by_stick=by_stick))
+        emit(context, "fleet/1", now, lambda screen: _show_fleet(screen, now))
         return
     operation = client.sync(carried=stick is not None, source=f"stick {stick}"[:200] if stick is not None else "")
     if stick is not None:
@@ -86,22 +85,23 @@ def sync(
     emit(context, "sync/1", data, lambda screen: _show(screen, view, taken))
 
 
-def _show_fleet(screen: Screen, now: FleetView | None, *, by_stick: bool) -> None:
-    if by_stick:
-        screen.line("This device and its fleet hear of each other by stick alone.")
-        screen.next("lenskeep sync --import DIR")
-        return
+def _show_fleet(screen: Screen, now: FleetView | None) -> None:
     if now is None:
         screen.line("This device belongs to no fleet.")
         screen.next("lenskeep enrol URL --token TOKEN")
         return
-    screen.line(f"{screen.mark('good' if now.level else 'warn')} {clean(now.url)}: {fleet_line(now)}.")
+    if now.url:
+        screen.line(f"{screen.mark('good' if now.level else 'warn')} {clean(now.url)}: {fleet_line(now)}.")
+    else:
+        screen.line(f"This device and its fleet hear of each other by stick alone: {fleet_line(now)}.")
     if now.waiting:
         kinds = ", ".join(f"{number} {clean(kind)}" for kind, number in sorted(now.kinds.items()))
         screen.line(f"  In the outbox: {size(now.waiting_bytes)} ({kinds}).")
     if now.problem:
         screen.line(f"  {clean(now.problem)}")
         screen.line(f"  {screen.style('Fix:', 'strong')} {clean(now.fix)}")
+    if not now.url:
+        screen.next("lenskeep sync --import DIR")
 
 
 def _carry(run: Run, client: Client, operation: Operation, stick: Path) -> Operation:

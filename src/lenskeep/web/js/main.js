@@ -60,6 +60,7 @@ function footer(status) {
 function fleetLine(fleet) {
   const heard = fleet.heard_s === null ? "" : text.t("fleet.heard", { seconds: text.number(fleet.heard_s) });
   const facts = { heard, seconds: text.number(fleet.heard_s || 0), waiting: text.number(fleet.waiting) };
+  if (!fleet.url) return text.t("fleet.stick", facts);
   return text.t(fleet.level ? "fleet.level" : "fleet.behind", facts);
 }
 
