@@ -39,6 +39,7 @@ WAIT_S_MAX = 120.0
 MS_MAX = 1e7  # of a time in a trial
 
 Ref = Annotated[str, Meta(max_length=130)]  # NAME@VERSION
+Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what can be packed at all; sums take less
 After = Annotated[int, Meta(ge=-1, le=9_999_999_999_999_999)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds = Annotated[float, Meta(ge=0, le=MS_MAX)]
@@ -56,7 +57,7 @@ class Window(Struct, frozen=True, kw_only=True, tag="window", omit_defaults=True
     seconds: Number
     frames: Number
     misses: Number = 0
-    outcomes: Annotated[dict[str, Number], Meta(max_length=16)] = {}
+    outcomes: Annotated[dict[str, Whole], Meta(max_length=16)] = {}
     sketches: Annotated[dict[str, bytes], Meta(max_length=16)] = {}
 
 
