@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -128,6 +133,19 @@ class FleetServer:
 
     def token(self, device: str) -> str:
         return self.client.invite(InvitationAsk(device=device)).token
+
+
+@contextmanager
+def running_fleet(**words: Any) -> Iterator[FleetServer]:
+    """Start a server in a folder of its own, and leave nothing of it behind."""
+    folder = Path(tempfile.mkdtemp(prefix="lf-"))
+    server = FleetServer(folder, **words)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+        shutil.rmtree(folder)
 
 
 class Member:

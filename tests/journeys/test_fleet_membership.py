@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import ssl
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -36,19 +34,15 @@ from lenskeep.messages.identity import EnrolRequest, InstallRequest
 from lenskeep.registry import journal
 from lenskeep.trust import ca, certificates, identity, invitation
 from tests.device import Device
-from tests.fleetrig import FleetServer, LyingClock
+from tests.fleetrig import FleetServer, LyingClock, running_fleet
 
 YEAR_S = 365 * 86400.0
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
+    with running_fleet() as server:
+        yield server
 
 
 def lenskeep(*words: object, device: Device | None = None, fleet: FleetServer | None = None, code: int = 0) -> Any:

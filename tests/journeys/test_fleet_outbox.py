@@ -15,7 +15,7 @@ import pytest
 from lenskeep.trust.keeping import releases
 from tests import runnerchild, tinybundle
 from tests.device import Device, bundle_bytes
-from tests.fleetrig import FleetServer
+from tests.fleetrig import FleetServer, running_fleet
 from tests.journeys.test_fleet_membership import lenskeep
 from tests.repositories import Repository
 
@@ -25,12 +25,8 @@ MORE = f'[device]\nid = "{ID}"\n[fleet]\npoll_s = 1.0\nwait_s = 3.0'
 
 @pytest.fixture
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
+    with running_fleet() as server:
+        yield server
 
 
 @pytest.fixture

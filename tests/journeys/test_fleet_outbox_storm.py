@@ -5,24 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
 import sqlite3
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
-
-import pytest
 
 from lenskeep.daemon.outbox import KINDS
 from tests.chaos.relay import FAIR, GONE, ROUGH, Relay
 from tests.device import Device
 from tests.fleetrig import FleetServer
 from tests.journeys.test_fleet_membership import lenskeep
-from tests.journeys.test_fleet_outbox import ID, MORE, heard, one
+from tests.journeys.test_fleet_outbox import ID, device, fleet, heard, one
 from tests.journeys.test_lying_clock import MOVED_CLOCK
+
+__all__ = ["device", "fleet"]  # the fixtures of the calmer tests
 
 
 class Line:
@@ -49,25 +45,6 @@ class Line:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
         self._loop.close()
-
-
-@pytest.fixture
-def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def device() -> Iterator[Device]:
-    folder = Path(tempfile.mkdtemp(prefix="lk-"))
-    made = Device(folder, more=MORE)
-    yield made
-    made.close()
-    shutil.rmtree(folder)
 
 
 def test_each_record_arrives_once_through_a_bad_network_with_both_ends_killed(

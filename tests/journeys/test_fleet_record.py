@@ -6,7 +6,6 @@ import asyncio
 import io
 import resource
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ from lenskeep.registry import audit
 from lenskeep.trust import chain, recordfile
 from lenskeep.trust.chain import BEFORE_ALL, BEGIN, Entry, Facts, Point
 from tests.device import Device
-from tests.fleetrig import FleetServer, Member, code_of
+from tests.fleetrig import FleetServer, Member, code_of, running_fleet
 from tests.journeys.test_fleet_membership import lenskeep
 from tests.journeys.test_fleet_stick import away, carried, joined
 
@@ -47,12 +46,8 @@ LIMIT = "\nrecord_mb_per_device = 16\n"
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder, more=LIMIT)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
+    with running_fleet(more=LIMIT) as server:
+        yield server
 
 
 # --- the whole way ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -38,7 +37,7 @@ from lenskeep.registry import outbox
 from lenskeep.trust import envelope
 from lenskeep.trust import stick as layout
 from tests.device import Device
-from tests.fleetrig import FleetServer, Member
+from tests.fleetrig import FleetServer, Member, running_fleet
 from tests.journeys.test_fleet_membership import lenskeep
 from tests.repositories import Repository
 
@@ -49,12 +48,8 @@ MORE = f'[device]\nid = "{ID}"\n[fleet]\npoll_s = 1.0\nwait_s = 3.0'
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
+    with running_fleet() as server:
+        yield server
 
 
 @contextmanager

@@ -34,17 +34,13 @@ from lenskeep.errors import (
 from lenskeep.messages.control import Problem
 from lenskeep.messages.fleet import CertificateAsk, Enrolled, EnrolmentRequest
 from lenskeep.trust import ca, certificates, invitation, tls
-from tests.fleetrig import FleetServer, LyingClock, Member, code_of
+from tests.fleetrig import FleetServer, LyingClock, Member, code_of, running_fleet
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder, request_s_max=1.0)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
+    with running_fleet(request_s_max=1.0) as server:
+        yield server
 
 
 async def test_a_device_enrols_with_its_token_and_reads_the_repository(fleet: FleetServer, tmp_path: Path) -> None:

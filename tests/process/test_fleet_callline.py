@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,21 +15,15 @@ from lenskeep.fleet.callline import AHEAD_BYTES_MAX
 from lenskeep.messages.control import Problem
 from lenskeep.messages.sync import MEDIA_MSGPACK, Answer, Call, Happening, Record
 from lenskeep.trust.tls import SERVER_NAME
-from tests.fleetrig import WAIT_S, FleetServer, Member
+from tests.fleetrig import WAIT_S, FleetServer, Member, running_fleet
 
 IDLE_S, REQUEST_S = 1.2, 0.6
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder, request_s_max=REQUEST_S, idle_s_max=IDLE_S)
-    server.start()
-    try:
+    with running_fleet(request_s_max=REQUEST_S, idle_s_max=IDLE_S) as server:
         yield server
-    finally:
-        server.close()
-        shutil.rmtree(folder)
 
 
 class Line:

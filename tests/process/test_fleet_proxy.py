@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import socket
 import sqlite3
 import ssl
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -39,7 +37,7 @@ from lenskeep.messages.identity import EnrolRequest
 from lenskeep.messages.sync import Call
 from lenskeep.trust import tls
 from tests.device import Device
-from tests.fleetrig import FleetServer, Member
+from tests.fleetrig import FleetServer, Member, running_fleet
 from tests.journeys.test_fleet_outbox import with_repository
 from tests.ports import free_port
 from tests.proxy import PAGE, Proxy
@@ -70,14 +68,8 @@ def own_fleet() -> Iterator[FleetServer]:
 
 
 def _fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder, more="[sync]\nheartbeat_s = 30\n")
-    server.start()
-    try:
+    with running_fleet(more="[sync]\nheartbeat_s = 30\n") as server:
         yield server
-    finally:
-        server.close()
-        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -36,17 +36,13 @@ from lenskeep.errors import (
 from lenskeep.messages.fleet import LastRefusal, OperatorTokenAsk, ReportAnswer, SlotReport, TrustedVersions, cut
 from lenskeep.trust import envelope, stick
 from lenskeep.trust.stick import REPORT_BYTES_MAX
-from tests.fleetrig import FleetServer, Member, code_of
+from tests.fleetrig import FleetServer, Member, code_of, running_fleet
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder)
-    server.start()
-    yield server
-    server.close()
-    shutil.rmtree(folder)
+    with running_fleet() as server:
+        yield server
 
 
 def taken(said: object) -> bool:

@@ -26,7 +26,7 @@ from lenskeep.messages.control import Problem
 from lenskeep.messages.fleet import SlotReport
 from lenskeep.messages.sync import MEDIA_MSGPACK, Answer, Call, Happening, Outcome, SlotNow, Vitals, Window
 from lenskeep.sketch import Sketch
-from tests.fleetrig import WAIT_S, FleetServer, Member, code_of
+from tests.fleetrig import WAIT_S, FleetServer, Member, code_of, running_fleet
 
 HOUR_MS = 3_600_000
 
@@ -43,14 +43,8 @@ def own_fleet() -> Iterator[FleetServer]:
 
 
 def _fleet() -> Iterator[FleetServer]:
-    folder = Path(tempfile.mkdtemp(prefix="lf-"))
-    server = FleetServer(folder, request_s_max=2.0, idle_s_max=2.0)
-    server.start()
-    try:
+    with running_fleet(request_s_max=2.0, idle_s_max=2.0) as server:
         yield server
-    finally:
-        server.close()
-        shutil.rmtree(folder)
 
 
 @asynccontextmanager

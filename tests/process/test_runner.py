@@ -193,7 +193,7 @@ def test_a_plan_that_cannot_be_read_ends_the_process_with_its_code(tmp_path: Pat
 def test_a_camera_that_is_not_there_is_the_named_reason(tmp_path: Path) -> None:
     lost = CameraPlan(name="cam", source=f"file:{tmp_path}/none.mp4")
     with RunnerChild(plan(tmp_path, stored(tmp_path, "1.0.0"), cameras=[lost]), tmp_path) as child:
-        beat = child.beat(lambda beat: beat.reason == "camera")
+        beat = child.beat(lambda beat: beat.reason == "camera" and bool(beat.cameras[0].code))
         assert beat.active == "cap@1.0.0"
         assert beat.cameras[0].state in ("opening", "lost")
         assert beat.cameras[0].code
