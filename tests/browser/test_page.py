@@ -184,7 +184,8 @@ def test_rollback_by_keyboard_goes_back_and_says_so(fresh: MakeDevice, visit: Ma
     tab.shows("#dialog", "will run cap-inspect@1.0.0 instead of cap-inspect@1.1.0")
     tab.page.keyboard.press("Escape")
     assert device.slot().active == "cap-inspect@1.1.0"
-    tab.page.keyboard.press("Enter")  # the focus came back to where it was
+    tab.page.wait_for_selector("#rollback:focus:not([aria-disabled])")  # the focus came back to where it was
+    tab.page.keyboard.press("Enter")
     tab.shows("#dialog", "Roll back to cap-inspect@1.0.0?")
     tab.page.keyboard.press("Enter")
     tab.shows("#notice-body", "Done: cap-inspect@1.0.0 runs in slot main.")

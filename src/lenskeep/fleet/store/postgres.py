@@ -250,8 +250,10 @@ class PostgresEngine:
                     if not lost_since:
                         log.warning("%s %s", error.code, error)
                     lost_since = lost_since or clock()
+                # not wait_for: before Python 3.12 it passes over a cancellation that meets the news
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), LOOK_S)
+                    async with asyncio.timeout(LOOK_S):
+                        await self._look.wait()
                 self._look.clear()
         finally:
             if _alive(listener):
