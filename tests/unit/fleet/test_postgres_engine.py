@@ -186,3 +186,13 @@ async def test_a_step_that_another_replica_overtook_is_done_again_and_other_faul
     with pytest.raises(LenskeepError):
         await memory.away()
     assert memory.tried == 4
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_server_that_stops_as_news_arrive_stops(server: Postgres, turns: int) -> None:
+    """The moment between the news and the end decides, so several are tried."""
+    async with asyncio.timeout(20), open_postgres(server.make(), None, SCHEMA) as engine:
+        await asyncio.sleep(0.1)
+        engine._wake()
+        for _ in range(turns):
+            await asyncio.sleep(0)
