@@ -63,7 +63,6 @@ def copied(folder: Path, name: str) -> Path:
     """The folder as it is now, with nothing left in the write-ahead log."""
     with closing(sqlite3.connect(folder / REGISTRY)) as database, database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    database.close()
     return Path(shutil.copytree(folder, folder.with_name(name)))
 
 

@@ -171,7 +171,6 @@ async def test_a_move_says_what_was_copied_and_refuses_a_database_in_use(postgre
     with closing(sqlite3.connect(machine.database)) as file, file:
         for table, told in said["tables"].items():
             assert file.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == told["rows"], table
-    file.close()
     assert "LK-7043" in machine.do("migrate", "--from", "sqlite", "--to", target, code=1)
 
 

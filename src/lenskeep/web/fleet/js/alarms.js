@@ -1,11 +1,10 @@
 // What a person should look at, and closing it with a reason.
 
 import { get } from "./api.js";
-import { doAfterAsking } from "./ask.js";
+import { button, doAfterAsking } from "./ask.js";
 import { deviceLink, when } from "./bits.js";
-import { arm, armed, h } from "./dom.js";
-import * as fleet from "./fleet.js";
-import { known, number, plain, t } from "./text.js";
+import { h } from "./dom.js";
+import { number, plain, t } from "./text.js";
 
 export function load() {
   return get("/v1/alarms");
@@ -18,14 +17,13 @@ export function nodes(alarms) {
 
 export function node(alarm) {
   const wish = { title: t("alarms.close"), text: t("alarms.close_text"), action: t("alarms.close"), path: `/v1/alarms/${alarm.id}/acceptance`, reason: true };
-  const button = h("button", { type: "button", id: `close-${alarm.id}`, click: () => armed(button) && doAfterAsking(wish) }, t("alarms.close"));
-  arm(button, fleet.may("operator") ? "" : t("why.role", { role: known("role", "operator") }));
+  const close = button(`close-${alarm.id}`, "operator", t("alarms.close"), () => doAfterAsking(wish));
   return h(
     "div",
     { class: "alarm" },
     h("p", {}, h("code", {}, plain(alarm.code, 20)), " ", alarm.device ? deviceLink(alarm.device) : h("b", {}, t("title"))),
     h("p", { lang: "en" }, plain(alarm.text, 1000)),
     h("p", { class: "small" }, t("alarms.times", { n: number(alarm.count), first: when(alarm.first), last: when(alarm.last) })),
-    h("div", { class: "actions" }, button),
+    h("div", { class: "actions" }, close),
   );
 }

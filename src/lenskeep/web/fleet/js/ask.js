@@ -1,7 +1,7 @@
 // The dialog for everything that needs a second thought, the sign-in, and what came of an action.
 
 import { send } from "./api.js";
-import { byId, h, say, sentence, show } from "./dom.js";
+import { arm, armed, byId, h, say, sentence, show } from "./dom.js";
 import * as fleet from "./fleet.js";
 import { known, plain, t } from "./text.js";
 
@@ -29,6 +29,13 @@ export function put(node, bad) {
   byId("notice").classList.toggle("bad", bad);
   byId("notice-body").replaceChildren(node);
   show(byId("notice"), true);
+}
+
+/** A button for who has the role; anybody else, or with a reason `why` not, finds out why it does nothing. */
+export function button(id, role, title, act, why = "") {
+  const made = h("button", { type: "button", id, click: () => armed(made) && act() }, title);
+  arm(made, fleet.may(role) ? why : t("why.role", { role: known("role", role) }));
+  return made;
 }
 
 /** Ask before something is done, then do it and say what came of it. `reason` = a reason must be given. */

@@ -2,9 +2,8 @@
 
 import { get } from "./api.js";
 import { ago, card, facts, health, slotNode, table, when } from "./bits.js";
-import { doAfterAsking } from "./ask.js";
-import { arm, armed, h } from "./dom.js";
-import * as fleet from "./fleet.js";
+import { button, doAfterAsking } from "./ask.js";
+import { h } from "./dom.js";
 import * as record from "./record.js";
 import { bytes, known, milliseconds, number, plain, t } from "./text.js";
 
@@ -80,12 +79,8 @@ function history(lines) {
 function actions(name, line) {
   if (line.health === "revoked" || line.health === "invited") return null;
   const path = `/v1/devices/${encodeURIComponent(name)}`;
-  const button = (id, role, wish) => {
-    const node = h("button", { type: "button", id, click: () => armed(node) && doAfterAsking(wish) }, wish.title);
-    arm(node, fleet.may(role) ? "" : t("why.role", { role: known("role", role) }));
-    return node;
-  };
+  const wishing = (id, role, wish) => button(id, role, wish.title, () => doAfterAsking(wish));
   const ask = (kind) => ({ title: t(`ask.${kind}`), text: t(`ask.${kind}_text`, { device: plain(name, 64) }), action: t(`ask.${kind}`), path: `${path}/commands`, body: { kind } });
   const revoke = { title: t("ask.revoke"), text: t("ask.revoke_text", { device: plain(name, 64) }), action: t("ask.revoke"), path: `${path}/revocation`, reason: true };
-  return h("div", { class: "actions" }, button("ask-sync", "operator", ask("sync")), button("ask-pause", "operator", ask("pause")), button("ask-resume", "operator", ask("resume")), button("revoke", "operator", revoke));
+  return h("div", { class: "actions" }, wishing("ask-sync", "operator", ask("sync")), wishing("ask-pause", "operator", ask("pause")), wishing("ask-resume", "operator", ask("resume")), wishing("revoke", "operator", revoke));
 }

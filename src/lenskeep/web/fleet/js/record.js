@@ -1,9 +1,9 @@
 // The fleet's copy of a device's record: how far it goes, asking the device for it, and saving it as a file.
 
 import { ask, get } from "./api.js";
-import { doAfterAsking, problemNode, put } from "./ask.js";
+import { button, doAfterAsking, problemNode, put } from "./ask.js";
 import { card, facts, when } from "./bits.js";
-import { arm, armed, h } from "./dom.js";
+import { h } from "./dom.js";
 import * as fleet from "./fleet.js";
 import { bytes, known, number, plain, t } from "./text.js";
 
@@ -35,12 +35,6 @@ function copyFacts(copy) {
     ]),
     h("p", { class: "quiet" }, t("record.check"), " ", h("code", {}, "lenskeep audit verify FILE")),
   );
-}
-
-function button(id, role, title, act, why = "") {
-  const made = h("button", { type: "button", id, click: () => armed(made) && act() }, title);
-  arm(made, fleet.may(role) ? why : t("why.role", { role: known("role", role) }));
-  return made;
 }
 
 function wish(name) {
