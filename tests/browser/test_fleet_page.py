@@ -213,6 +213,27 @@ def test_a_viewer_finds_out_why_not_and_an_operator_asks_a_device_after_confirmi
     assert [one.kind for one in scene.fleet.client.asked_of("cam-2")] == ["sync"]
 
 
+def test_an_alarm_is_closed_by_an_operator_with_a_reason_and_by_nobody_below(
+    visit: Callable[..., Page], scene: Scene, tmp_path: Path
+) -> None:
+    async def copied_token() -> None:
+        token = scene.fleet.token("cam-8")
+        await Member(scene.fleet, "cam-8", tmp_path).enrol(token)
+        await Member(scene.fleet, "cam-8", tmp_path).enrol(token)
+
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(lambda: asyncio.run(copied_token())).result()
+    (alarm,) = scene.fleet.client.alarms()
+    page = visit("auditor", "alarms")
+    page.wait_for_selector(f"#close-{alarm.id}[aria-disabled=true]")
+    page = visit("operator", "alarms")
+    page.click(f"#close-{alarm.id}")
+    page.fill("#reason", "the installer tried twice")
+    page.click("#dialog-yes")
+    page.locator("#notice-body", has_text="Done").wait_for()
+    assert scene.fleet.client.alarms() == []
+
+
 @pytest.fixture(scope="module")
 def recorded(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A device whose record was brought; the export that it must equal."""
